@@ -26,7 +26,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(0)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            _stop(f"error: no space left on the device for {error.filename or 'an output file'}: free some, run again", 2)
+            _stop(
+                f"error: no space left on the device for {error.filename or 'an output file'}: free some, run again", 2
+            )
         if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
             _stop(f"error: {error.strerror}: {error.filename}", EXIT_ERROR)
         raise

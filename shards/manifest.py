@@ -127,7 +127,9 @@ class Manifest:
         try:
             body = json.loads(path.read_bytes())
             if body.get("layout") != LAYOUT:
-                raise ByteproxyError(f"{path}: layout {body.get('layout')!r} found, {LAYOUT!r} expected: rebuild the set")
+                raise ByteproxyError(
+                    f"{path}: layout {body.get('layout')!r} found, {LAYOUT!r} expected: rebuild the set"
+                )
             return cls(
                 views=tuple(View(**view) for view in body["views"]),
                 splits={name: tuple(_shard_file(s) for s in files) for name, files in body["splits"].items()},

@@ -60,7 +60,7 @@ class ShardSet:
         if name not in self.views:
             raise ByteproxyError(
                 f"{self.folder} has no view {name!r}; it has {', '.join(self.views) or 'none'}. "
-                f"Build a set with it: make shards VIEWS=\"{' '.join([*self.views, name])}\""
+                f'Build a set with it: make shards VIEWS="{" ".join([*self.views, name])}"'
             )
         return self.views[name]
 
@@ -208,9 +208,7 @@ class _Group:
             raise self.fault(f"checksum {found:016x}, expected {expected:016x}", column, row)
 
     def fault(self, found: str, column: str, row: int) -> CorruptShard:
-        return CorruptShard(
-            found, file=self._path, row_group=self._number, column=column, document=self._first + row
-        )
+        return CorruptShard(found, file=self._path, row_group=self._number, column=column, document=self._first + row)
 
 
 def _map_file(path: Path, shard: ShardFile, first: int) -> list[_Group]:

@@ -23,7 +23,15 @@ from shards.errors import ByteproxyError
 from shards.hashing import document_id, value_sum
 from shards.manifest import Chunk, RowGroup, ShardFile, View, sync_folder
 from shards.page import DATA_PAGE, PLAIN, parse_page_header
-from shards.schema import ANCHOR_DTYPE, INFO_COLUMNS, SYMBOL_DTYPES, fixed_width, mapped_fields, shard_schema, value_columns
+from shards.schema import (
+    ANCHOR_DTYPE,
+    INFO_COLUMNS,
+    SYMBOL_DTYPES,
+    fixed_width,
+    mapped_fields,
+    shard_schema,
+    value_columns,
+)
 
 MAX_ROWS = 1 << 20  # a row group: Parquet writers check a page's limits at least every so many rows
 MAX_VALUE_BYTES = 2**31 - 1
