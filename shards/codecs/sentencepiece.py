@@ -4,8 +4,8 @@
 U+2581, its own sign for a space) goes out as byte pieces; decoding is by our own table from id to bytes, never by the
 library, which would alter spaces and U+2581.
 
-**Fast.** No piece of these vocabularies has a space behind another character, or a line end with anything else (a
-`Table` with such a piece is refused). So no merge can ever cross the start of a word, and the symbols of a document
+**Fast.** No piece of these vocabularies has a space behind another character, or a line end with anything else (one
+that has is refused). So no merge can ever cross the start of a word, and the symbols of a document
 are those of its words, one after the other. A word is encoded by the library once and then remembered; source code
 repeats its words so much that this is several times as fast. What is remembered changes no symbol.
 
@@ -17,7 +17,7 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from io import BytesIO
 from itertools import chain
@@ -39,7 +39,7 @@ _USER_SYMBOLS = ["\n", "\t\t", "\t\t\t", "\t\t\t\t"]
 _META = 1 + 256 + len(_USER_SYMBOLS)  # unknown, bytes, ours: what a vocabulary has before it learns anything
 _COVERAGE = 0.9995  # of the sample's characters; the others go out as byte pieces
 _LINE = 1000  # characters: the library's trainer leaves out lines over 4192 bytes
-_BREAKS = re.compile("[\n\ufffd\u2581\u2585]+")  # line ends, and what the trainer cannot take or must not learn
+_BREAKS = re.compile("[\n\0\ufffd\u2581\u2585]+")  # line ends, and what the trainer cannot take or must not learn
 
 _WORDS = re.compile(rb"\n| *[^ \n]+| +")
 _ESCAPED = re.compile(f"([{_SPACE}\udc80-\udcff]+)")  # as `surrogateescape` decodes: U+2581 and bytes that are no UTF-8
@@ -62,6 +62,8 @@ class SentencePiece(Codec):
         super().__init__(settings)
         if any(piece and not _within_a_word(piece) for piece in pieces):
             raise ByteproxyError("codec sentencepiece: the vocabulary has pieces that reach over the start of a word")
+        if pieces.count(b" ") != 2 or not {bytes([byte]) for byte in range(256)} <= set(pieces):  # 2: as byte, as text
+            raise ByteproxyError("codec sentencepiece: the vocabulary has no piece for a space or for some byte")
         self.model, self.pieces = model, pieces
         self.alphabet = len(pieces)
         self.width = 2 if self.alphabet <= (1 << 16) - 64 else 4  # 64: ids that the trainer keeps for itself
@@ -73,7 +75,7 @@ class SentencePiece(Codec):
     @classmethod
     def fit(cls, sample: Iterable[bytes], **options: Any) -> Self:
         settings = cls.settle(options)
-        lines = list(_training_lines(sample))
+        lines = _training_lines(sample, settings["vocab"])
         if not lines:
             raise ByteproxyError("codec sentencepiece: the sample has no text to fit a vocabulary on")
         model = BytesIO()
@@ -84,7 +86,8 @@ class SentencePiece(Codec):
                 model_type="bpe",
                 vocab_size=settings["vocab"],
                 hard_vocab_limit=False,
-                character_coverage=_coverage(lines, settings["vocab"]),
+                character_coverage=1.0,
+                required_chars=_SPACE,  # else a space would go out as the bytes of U+2581
                 normalization_rule_name="identity",
                 add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
@@ -142,8 +145,11 @@ class SentencePiece(Codec):
 
     @classmethod
     def _from_files(cls, folder: Path, settings: dict[str, Any]) -> Self:
-        table = json.loads(read_fitted(folder / _PIECES_FILE))
-        pieces = [None if piece is None else bytes.fromhex(piece) for piece in table]
+        try:
+            table = json.loads(read_fitted(folder / _PIECES_FILE))
+            pieces = [None if piece is None else bytes.fromhex(piece) for piece in table]
+        except (ValueError, TypeError):
+            raise ByteproxyError(f"{folder / _PIECES_FILE}: not a list of pieces in hex; restore the folder") from None
         return cls(settings, read_fitted(folder / _MODEL_FILE), pieces)
 
     @cached_property
@@ -214,23 +220,24 @@ def _within_a_word(piece: bytes) -> bool:
     return len(piece) <= _GAP and _WORDS.fullmatch(piece) is not None
 
 
-def _training_lines(sample: Iterable[bytes]) -> Iterator[str]:
-    """The sample line by line; long lines in parts, and broken at what is not UTF-8."""
-    for raw in sample:
-        for line in _BREAKS.split(raw.decode("utf-8", "replace")):
-            yield from (line[at : at + _LINE] for at in range(0, len(line), _LINE))
+def _training_lines(sample: Iterable[bytes], vocab: int) -> list[str]:
+    """The sample line by line, broken at what is not UTF-8 and at characters too rare to be pieces.
 
-
-def _coverage(lines: Iterable[str], vocab: int) -> float:
-    """Share of the text whose characters become pieces: _COVERAGE, or less if they would fill half the vocabulary.
-
-    The library refuses a vocabulary that cannot hold all characters asked for.
+    The characters kept make up _COVERAGE of the text, or are the most frequent ones that fill half the vocabulary: the
+    library refuses to fit where all that it is given do not go in.
     """
+    lines = [line for raw in sample for line in _BREAKS.split(raw.decode("utf-8", "replace")) if line]
     counts = Counter(chain.from_iterable(lines))
-    for uncounted in "\0\t":  # by the library too
-        del counts[uncounted]
-    held = sum(count for _, count in counts.most_common((vocab - _META) // 2))
-    return min(_COVERAGE, (held - 0.5) / max(1, counts.total()))
+    uncounted = counts.pop("\t", 0)  # never a piece of the library's, and ours in runs
+    wanted = _COVERAGE * counts.total()
+    kept = "\t" if uncounted else ""
+    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if wanted <= 0 or len(kept) >= (vocab - _META) // 2:
+            break
+        kept += character
+        wanted -= count
+    parts = re.compile(f"[{re.escape(kept)}]{{1,{_LINE}}}") if kept else re.compile("(?!)")
+    return [part for line in lines for part in parts.findall(line)]
 
 
 def _anchors(offsets: np.ndarray, gap: int) -> np.ndarray:
