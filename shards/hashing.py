@@ -20,7 +20,7 @@ def document_id(raw: bytes | memoryview) -> bytes:
 
 
 def keyed_hash(purpose: str, seed: int, *parts: bytes) -> int:
-    """A uniform draw in [0, 2**64), a function of purpose, seed and parts alone. Parts are delimited by their lengths."""
+    """A uniform draw in [0, 2**64): a function of purpose, seed and parts (delimited by their lengths) alone."""
     state = blake2b(key=f"{purpose}\0{seed}".encode()[:64], digest_size=8)
     for part in parts:
         state.update(len(part).to_bytes(8, "little"))

@@ -138,7 +138,7 @@ class Manifest:
             )
         except FileNotFoundError:
             raise ByteproxyError(
-                f"{folder} is no shard set: it has no {MANIFEST_NAME}. Build one with `make shards CORPUS=… OUT={folder}`"
+                f"{folder} is no shard set: it has no {MANIFEST_NAME}. Build one: make shards CORPUS=… OUT={folder}"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ByteproxyError(f"{path}: not a valid manifest ({type(error).__name__}: {error})") from None

@@ -212,7 +212,7 @@ def _read_chunk(file: Any, column: Any, declared: pa.Field, rows: int) -> tuple[
     if found != (DATA_PAGE, PLAIN, rows, len(payload), len(payload)) or expected not in (None, len(payload)):
         raise ByteproxyError(
             f"column {declared.name}: (page type, encoding, values, sizes) {found} found in a chunk of {rows} rows and "
-            f"{len(payload)} bytes: not one PLAIN page. This version of pyarrow ({pa.__version__}) cannot write the layout"
+            f"{len(payload)} bytes: not one PLAIN page. pyarrow {pa.__version__} cannot write the layout"
         )
     return Chunk(column.data_page_offset + header.length, len(payload), xxhash.xxh3_64_hexdigest(payload)), payload
 

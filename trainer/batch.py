@@ -26,9 +26,7 @@ class Batch:
     targets_RT: np.ndarray  # int32: the next token, local to the head of views_RT
     counted_RT: np.ndarray  # bool: trained on
     positions_RT: np.ndarray  # int32: position within its document's stretch of the row
-    cu_seqlens: (
-        np.ndarray
-    )  # (S + 1,) int32, constant length: segment boundaries over the R * T inputs, padded with R * T
+    cu_seqlens: np.ndarray  # (S + 1,) int32, constant length: segment boundaries over R * T inputs, padded with R * T
     raw_bytes: np.ndarray  # (V + 1,) int64: bytes of text behind the targets, by view
     symbols: np.ndarray  # (V + 1,) int64: counted targets, by view
     documents: int  # begun in this batch

@@ -68,9 +68,9 @@ class Piece(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """Where a lane stands: the running count of its document (-1: none), the step it started at, and how far it is."""
+    """Where a lane stands: the running number of its document (-1: none), the step it began at, how far it is."""
 
-    count: int = -1
+    number: int = -1
     start: int = 0
     part: int = 0  # of a document laid out in parallel: 0, then 1
     offset: int = 0  # symbols done; in a pair: anchors passed
@@ -110,7 +110,7 @@ class _Opened(NamedTuple):
 
 
 class Planner:
-    """Plans batches of `config.batch_rows` rows of `config.context` inputs from a split, over `views` (v = index + 1)."""
+    """Plans batches of `batch_rows` rows of `context` inputs from a split, over `views` (v = index + 1)."""
 
     def __init__(self, split: Split, views: list[View], config: PlanConfig) -> None:
         self.split, self.views, self.config = split, views, config
@@ -144,7 +144,7 @@ class Planner:
         for row, lane in enumerate(state.lanes):
             at = 0
             while self.row_tokens - at >= SHORTEST:
-                if lane.count < 0:
+                if lane.number < 0:
                     lane, taken = Lane(taken, state.step), taken + 1
                     unpaired += self._open(lane).unpaired
                 placed, lane = self._place(row, at, lane)
@@ -163,7 +163,7 @@ class Planner:
             yield plan, state
 
     def _open(self, lane: Lane) -> _Opened:
-        ordinal, epoch = self.order[lane.count], self.order.epoch(lane.count)
+        ordinal, epoch = self.order[lane.number], self.order.epoch(lane.number)
         pairable = all(self._pairable(ordinal, view) for view in self.views)
         layout = draw_layout(self.config, epoch, self.split.id(ordinal), lane.start, pairable)
         return _Opened(ordinal, layout, not pairable and self.config.mode == "proxy")
@@ -183,7 +183,7 @@ class Planner:
         view = lane.part if parallel else int(document.layout == Layout.COMPRESSED)
         piece = self._stream_piece(row, at, document.ordinal, view, lane.offset)
         if piece.tail is DONE:
-            return [piece], Lane(lane.count, lane.start, 1) if parallel and lane.part == 0 else Lane()
+            return [piece], Lane(lane.number, lane.start, 1) if parallel and lane.part == 0 else Lane()
         return [piece], lane._replace(offset=piece.end)
 
     def _stream_piece(self, row: int, at: int, ordinal: int, view: int, begin: int) -> Piece:
@@ -210,8 +210,8 @@ class Planner:
             if at == 0:
                 raise ByteproxyError(
                     f"{self.split.place(document.ordinal)[0]}, document {document.ordinal}: the anchors of view "
-                    f"{self.views[0].name} are further apart than a row of {self.config.context} can hold. Give a larger "
-                    "--context, or --translation 0"
+                    f"{self.views[0].name} are further apart than a row of {self.config.context} can hold. "
+                    "Give a larger --context, or --translation 0"
                 )
             return [], lane
         ends = until == last
