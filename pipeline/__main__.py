@@ -1,0 +1,182 @@
+"""The command line: `python -m pipeline build CORPUS`."""
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shards.cli import run
+from shards.errors import ByteproxyError
+
+DESCRIPTION = """\
+Build a shard set from a corpus of source code: read, leave out duplicates and what is not code, split into train and
+val, encode every view, check that each decodes to the very bytes, and write shards that a trainer can map.
+
+CORPUS is one or more of these, separated by commas:
+  a folder          every file below it is a document; symlinks are never followed; folders of version control and
+                    caches (.git, __pycache__, ...) are not entered, and nothing in them is counted
+  FILE.jsonl        a document a line, its text under "text" or "content"; path, language, licence (license) and
+                    source (repo_name) are kept; FILE.jsonl.gz and FILE.jsonl.zst are unpacked into OUT/.build
+  'data/*.jsonl'    a pattern
+"""
+EXAMPLES = """\
+examples:
+  python -m pipeline build ~/src/linux --out data/linux
+  python -m pipeline build code.jsonl.gz,~/src/cpython --views "sentencepiece:vocab=32768 gzip" --workers 8
+  python -m pipeline build ~/src --languages "python c" --exclude vendor --exclude '*_pb2.py'
+
+A build that was stopped goes on when it is started again. A set that is there already is left alone.
+Further flags (--region=..., --temp_location=...) go to Beam, for runners that need them.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m pipeline", description="From a corpus to a shard set.", allow_abbrev=False
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="build")
+    flags = commands.add_parser(
+        "build",
+        help="build a shard set from a corpus",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = flags.add_argument
+    add("corpus", metavar="CORPUS[,more]", help="what to read")
+    add("--out", metavar="DIR", type=Path, help="where the set goes (default: data/<corpus name>)")
+    add(
+        "--views",
+        default="",
+        metavar='"A B"',
+        help='compressed views, each [NAME=]CODEC[:OPTION=VALUE,...] (default: "sentencepiece gzip zstd brotli")',
+    )
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: the CPUs that are free to us); changes no byte of the set",
+    )
+    add("--runner", default="LocalRunner", metavar="NAME", help="a Beam runner (default: LocalRunner, this machine)")
+    add(
+        "--languages",
+        default="",
+        metavar='"A B"',
+        help="keep only these (default: programming and markup languages, not data)",
+    )
+    add(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="names, or with a slash paths, of files and folders that do not count; may be repeated",
+    )
+    add("--max-bytes", default="16M", metavar="SIZE", help="larger documents are left out (default: 16M)")
+    add("--keep-binary", action="store_true", help="keep documents with a NUL among the first 8000 bytes")
+    add(
+        "--val-fraction",
+        type=float,
+        default=0.02,
+        metavar="F",
+        help="share of bytes set aside, 0.005 to 0.05 (default: 0.02)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the split and of all samples (default: 0)")
+    add("--sample-bytes", default="10M", metavar="SIZE", help="text that codecs are fitted on (default: 10M)")
+    add("--shard-bytes", default="256M", metavar="SIZE", help="text a shard file (default: 256M)")
+    add("--row-group-bytes", default="128M", metavar="SIZE", help="values a row group (default: 128M)")
+    add(
+        "--block-bytes",
+        default="8M",
+        metavar="SIZE",
+        help="text a worker encodes at a time (default: 8M); changes no byte of the set",
+    )
+    add(
+        "--check",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of documents decoded and compared (default: 1.0, all)",
+    )
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run. Beam is imported only once the command line makes sense."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.getLogger().setLevel(logging.ERROR)  # importing Beam warns of what we do not use
+    top = parser()
+    flags, others = top.parse_known_args(given)
+    from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes, parse_views
+    from pipeline.languages import parse_languages
+
+    names = [flags.corpus] if Path(flags.corpus).exists() else flags.corpus.split(",")
+    corpus = tuple(str(Path(name).expanduser()) for name in names if name)
+    if not corpus:
+        raise ByteproxyError("no corpus given: name a folder or a JSONL file")
+    languages = flags.languages.replace(",", " ").split()
+    if others:
+        _check_beam_flags(others, top)
+    from pipeline.build import build, default_out
+
+    config = BuildConfig(
+        corpus=corpus,
+        out=flags.out if flags.out is not None else default_out(corpus[0]),
+        views=parse_views(flags.views or DEFAULT_VIEWS),
+        languages=parse_languages(languages),
+        exclude=tuple(sorted(set(flags.exclude))),
+        max_bytes=parse_bytes(flags.max_bytes),
+        keep_binary=flags.keep_binary,
+        val_fraction=flags.val_fraction,
+        seed=flags.seed,
+        shard_bytes=parse_bytes(flags.shard_bytes),
+        row_group_bytes=parse_bytes(flags.row_group_bytes),
+        sample_bytes=parse_bytes(flags.sample_bytes),
+        narrowed=bool(languages),
+        block_bytes=parse_bytes(flags.block_bytes),
+        check=flags.check,
+        workers=flags.workers if flags.workers is not None else len(os.sched_getaffinity(0)),
+        runner=flags.runner,
+        beam_args=tuple(others),
+    )
+    return build(config)
+
+
+def _check_beam_flags(others: Sequence[str], top: argparse.ArgumentParser) -> None:
+    """Beam only warns of a flag that it does not know. Raises ByteproxyError, with the nearest name that exists."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    beam = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for options in PipelineOptions.__subclasses__():
+        add = getattr(options, "_add_argparse_args", None)
+        if add is not None:
+            add(beam)
+    build = next(iter(next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices.values()))
+    known = set(beam._option_string_actions)
+    expected = sorted(known | set(build._option_string_actions))
+    for flag in others:
+        name = flag.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            near = difflib.get_close_matches(name, expected, 1)
+            raise ByteproxyError(f"no flag {name}{f'; did you mean {near[0]}?' if near else ''} See --help")
+        if not name.startswith("-") and not _is_value(flag, others):
+            raise ByteproxyError(f"unexpected argument {flag!r}: separate several corpora by commas")
+
+
+def _is_value(word: str, words: Sequence[str]) -> bool:
+    """Is this word the value of the flag before it?"""
+    before = words[words.index(word) - 1] if words.index(word) else ""
+    return before.startswith("--") and "=" not in before
+
+
+def entry() -> None:
+    """The installed command."""
+    run(main)
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,251 @@
+"""A build from beginning to end: survey, fit, encode, publish. Each leaves files, and a killed build goes on from them."""
+
+import errno
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from pipeline import graph
+from pipeline.config import BuildConfig
+from pipeline.encode import EncodeTask, libraries_of, load_shard_facts
+from pipeline.fit import choose_sample, fit_view, needs_fit
+from pipeline.inputs import Inventory, corpora, take_inventory
+from pipeline.progress import Watch
+from pipeline.publish import REPORT, SCRATCH, finished_set, locked, prepare, publish
+from pipeline.records import load_table
+from pipeline.report import by_language, card, pretty, summary, view_facts
+from pipeline.runner import check_runner, run_graph
+from pipeline.scratch import Scratch, load_json, save_json
+from pipeline.sources import read_again
+from pipeline.split import Layout
+from pipeline.twins import SAMPLE, TwinIndex
+from shards.codecs import load_codec
+from shards.errors import ByteproxyError
+from shards.hashing import keyed_hash
+from shards.manifest import Manifest, RejectedFile, View
+
+SURVEY_ALONE = 2 << 30  # bytes of input up to which one process surveys: it is done before others would have started
+
+
+def build(config: BuildConfig) -> int:
+    """Build the set that is asked for in `config.out`, or find that it is there."""
+    check_runner(config.runner)
+    inputs = corpora(config.corpus)
+    with locked(config.out):
+        inventory = take_inventory(inputs, config.exclude, config.out)
+        identity, stages = config.identity(), config.stages()
+        if finished_set(config.out, identity, stages, inventory.fingerprint):
+            print(f"{config.out}: this set is there already, of the same corpus and config; nothing to do")
+            return 0
+        scratch = Scratch((config.out / SCRATCH).resolve())
+        state = {"config": identity, "stages": stages, "fingerprint": inventory.fingerprint, "check": config.check}
+        state["block_bytes"] = config.block_bytes
+        try:
+            if prepare(scratch, config.out, state):
+                _say("going on from where a former build of this set was stopped")
+            _Build(config, inventory, scratch).run()
+        except (ByteproxyError, OSError) as error:
+            if isinstance(error, ByteproxyError) or error.errno == errno.ENOSPC:
+                scratch.remove()  # it cannot be gone on from, or takes the space that is missing
+            raise
+    return 0
+
+
+class _Build:
+    """One build: what its stages hand to each other."""
+
+    def __init__(self, config: BuildConfig, inventory: Inventory, scratch: Scratch) -> None:
+        self.config, self.inventory, self.scratch = config, inventory, scratch
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Survey, fit, encode, publish."""
+        begin = perf_counter()
+        self.survey()
+        self.fit()
+        self.encode()
+        manifest, report = self.describe()
+        report["seconds"] |= {"total": perf_counter() - begin}
+        texts = {REPORT: pretty(report), "README.md": card(manifest, report, self.config.out.name)}
+        publish(self.scratch, self.config.out, manifest, texts)
+        print(summary(manifest, report, str(self.config.out)))
+
+    def survey(self) -> None:
+        """Read every document once; afterwards it is known which are kept, in which split and block, and the rest is rejected."""
+        results = {name: self.scratch.survey(name) for name in ("plan", "blocks", "sample", "rejected", "lines")}
+        if not all(path.exists() for path in results.values()):
+            workers = self.config.workers if self.inventory.bytes > SURVEY_ALONE else 1
+            with Watch(self.scratch.progress, "survey", "survey", self.inventory.bytes) as watch:
+                self._run(lambda root: graph.survey(root, self.inventory, self.config, self.scratch), workers)
+            self.seconds["survey"] = watch.seconds
+        self.plan, self.blocks, _, rejected, lines = (load_json(path) for path in results.values())
+        self.plan = self.plan[0]
+        self.rejected = sorted(rejected, key=lambda part: part["path"])
+        self.found = self.inventory.found + lines[0]
+        if not self.plan.get("documents", 1):
+            reasons = ", ".join(f"{reason} {count}" for reason, (count, _) in self._reasons().items())
+            names = ", ".join(self.config.corpus)
+            raise ByteproxyError(
+                f"{names}: no documents left of {self.found} found{f' ({reasons})' if reasons else ''}"
+            )
+        if "error" in self.plan:
+            raise ByteproxyError(self.plan["error"])
+        self.layouts = {split: Layout(*numbers) for split, numbers in self.plan["splits"].items()}
+
+    def fit(self) -> None:
+        """Fit the codecs on train documents; each is kept as soon as it is there."""
+        kept = self.scratch.survey("views")
+        if kept.exists():
+            self.views = tuple(View(**view) for view in load_json(kept))
+            self.codecs = [load_codec(self.scratch.staged / view.folder) for view in self.views]
+            return
+        available: Counter[str] = Counter()
+        for block in self.blocks:
+            if block["split"] == "train":
+                available.update({name: size for name, (_, size) in block["languages"].items()})
+        places = choose_sample(self.scratch, available, self.config.sample_bytes) if needs_fit(self.config) else []
+        fitted = []
+        begin = perf_counter()
+        for spec in self.config.views:
+            title = f"fit {spec.name} on {len(places)} documents"
+            if spec.name in needs_fit(self.config):
+                with Watch(self.scratch.progress, "fit", title, None):
+                    fitted.append(fit_view(spec, places, self.scratch.staged))
+            else:
+                fitted.append(fit_view(spec, [], self.scratch.staged))
+        self.seconds["fit"] = perf_counter() - begin
+        self.views, self.codecs = tuple(view for view, _ in fitted), [codec for _, codec in fitted]
+        save_json(kept, [vars(view) for view in self.views])
+
+    def encode(self) -> None:
+        """Encode and check every block, and join the blocks into shards."""
+        self._index_twins()
+        size = sum(layout.bytes for layout in self.layouts.values())
+        self.libraries = libraries_of(self.codecs)
+        config = self.config
+        task = EncodeTask(
+            self.scratch, self.views, self.libraries, self.layouts, config.seed, config.check, config.row_group_bytes
+        )
+        self.scratch.workers.touch()
+        # largest first: runners deal them out in turn, and the small ones even out the ends
+        order = sorted(self.blocks, key=lambda block: (-block["bytes"], block["split"], block["block"]))
+        blocks = [(block["split"], block["block"]) for block in order]
+        with Watch(self.scratch.progress, "encode", "encode", size) as watch:
+            self._run(lambda root: graph.encode(root, blocks, task), config.workers)
+        self.seconds["encode"] = watch.seconds
+
+    def describe(self) -> tuple[Manifest, dict[str, Any]]:
+        """The manifest and the report. Raises ByteproxyError if a document was lost."""
+        splits = {
+            split: tuple(load_shard_facts(self.scratch, split, shard) for shard in range(layout.shards))
+            for split, layout in self.layouts.items()
+        }
+        rejected = tuple(self._rejected_file(part) for part in self.rejected)
+        kept, left_out = sum(s.rows for files in splits.values() for s in files), sum(r.rows for r in rejected)
+        if kept + left_out != self.found:
+            raise ByteproxyError(
+                f"{kept} documents in shards + {left_out} rejected are not the {self.found} found: documents were lost or "
+                "doubled; this is a fault of the program or of the runner, please report it"
+            )
+        digest = sum(int(block["digest"], 16) for block in self.blocks) % 2**128
+        size = sum(layout.bytes for layout in self.layouts.values())
+        manifest = Manifest(
+            views=self.views,
+            splits=splits,
+            rejected=rejected,
+            config=self.config.identity(),
+            inputs={"documents": kept, "bytes": size, "found": self.found, "digest": f"{digest:032x}"},
+            libraries=self.libraries,
+            stages=self.config.stages(),
+            counts={"documents": kept, "rejected": left_out, "found": self.found, "bytes": size},
+        )
+        return manifest, self._report(manifest)
+
+    def _report(self, manifest: Manifest) -> dict[str, Any]:
+        facts = [load_json(self.scratch.block_facts(block["split"], block["block"])) for block in self.blocks]
+        libraries = {
+            view.name: {
+                "encode": sum(block["seconds"][view.name][0] for block in facts),
+                "decode": sum(block["seconds"][view.name][1] for block in facts),
+            }
+            for view in self.views
+        }
+        return {
+            "identity": manifest.identity,
+            "config": manifest.config,
+            "corpus": list(self.config.corpus),
+            "inputs": {"fingerprint": self.inventory.fingerprint, **manifest.inputs},
+            "bytes": manifest.counts["bytes"],
+            "splits": {
+                split: {"documents": layout.documents, "bytes": layout.bytes, "shards": layout.shards}
+                for split, layout in self.layouts.items()
+            },
+            "languages": by_language(self.blocks),
+            "views": view_facts(manifest),
+            "rejected": self._reasons(),
+            "twins": self._twins(facts),
+            "checked": sum(block["checked"] for block in facts),
+            "seconds": {**self.seconds, "codecs": libraries, "blocks": sum(block["total"] for block in facts)},
+            "workers": self.config.workers,
+        }
+
+    def _index_twins(self) -> None:
+        """Choose a sample of val and index its lines for the workers."""
+        share = min(1.0, SAMPLE / max(1, self.layouts["val"].documents))
+        raws: list[bytes] = []
+        for block in self.blocks:
+            if block["split"] == "val":
+                records = load_table(self.scratch.index("val", block["block"]))
+                columns = (records[name].to_pylist() for name in ("file", "offset", "length", "id"))
+                for file, offset, length, identity in zip(*columns, strict=True):
+                    if keyed_hash("twins", self.config.seed, identity) < share * 2**64:
+                        raws.append(read_again(file, offset, length, identity))
+        self.twin_sizes = [len(raw) for raw in raws]
+        TwinIndex.of(raws).save(self.scratch.twins)
+
+    def _twins(self, facts: list[dict[str, Any]]) -> dict[str, Any]:
+        found = {number for block in facts for number in block["twins"]}
+        size = sum(self.twin_sizes[number] for number in found)
+        return {
+            "sampled": len(self.twin_sizes),
+            "found": len(found),
+            "share": len(found) / max(1, len(self.twin_sizes)),
+            "byte_share": size / max(1, sum(self.twin_sizes)),
+        }
+
+    def _rejected_file(self, part: Mapping[str, Any]) -> RejectedFile:
+        path = self.scratch.staged / part["path"]
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        return RejectedFile(part["path"], part["rows"], size, digest)
+
+    def _reasons(self) -> dict[str, list[int]]:
+        """Documents and bytes left out, by reason, the most frequent first."""
+        sums: dict[str, list[int]] = {}
+        for part in self.rejected:
+            for reason, numbers in part["reasons"].items():
+                sums[reason] = [a + b for a, b in zip(sums.get(reason, [0, 0]), numbers, strict=True)]
+        return dict(sorted(sums.items(), key=lambda item: (-item[1][0], item[0])))
+
+    def _run(self, fill: Any, workers: int) -> None:
+        run_graph(fill, self.scratch, self.config.runner, workers, self.config.beam_args)
+
+
+def default_out(corpus: str) -> Path:
+    """data/<name of the first corpus>."""
+    path = Path(corpus).resolve()
+    name = path.name
+    for suffix in (".gz", ".zst", ".jsonl", ".ndjson"):
+        name = name.removesuffix(suffix)
+    return Path("data") / (name or "corpus")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

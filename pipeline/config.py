@@ -1,0 +1,95 @@
+"""What a build is asked for: one frozen dataclass, and the part of it that the set's bytes depend on."""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from shards.codecs import ViewSpec, codec_class, parse_view
+from shards.errors import ByteproxyError
+
+DEFAULT_VIEWS = "sentencepiece gzip zstd brotli"
+
+# The versions of the algorithms that decide a set's documents, order and bytes: raise one when its results change.
+STAGES = {"read": 1, "languages": 1, "filter": 1, "deduplicate": 1, "split": 1, "sample": 1, "shard": 1}
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """A build. Fields marked `where` say where and how it runs; the others are part of the set's identity."""
+
+    corpus: tuple[str, ...] = dataclasses.field(metadata={"where": True})
+    out: Path = dataclasses.field(metadata={"where": True})
+    views: tuple[ViewSpec, ...]
+    languages: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    max_bytes: int = 16 << 20
+    keep_binary: bool = False
+    val_fraction: float = 0.02
+    seed: int = 0
+    shard_bytes: int = 256 << 20
+    row_group_bytes: int = 128 << 20
+    sample_bytes: int = 10_000_000
+    narrowed: bool = False  # languages were named: documents of unknown language are left out
+    block_bytes: int = dataclasses.field(default=8 << 20, metadata={"where": True})
+    check: float = dataclasses.field(default=1.0, metadata={"where": True})
+    workers: int = dataclasses.field(default=1, metadata={"where": True})
+    runner: str = dataclasses.field(default="LocalRunner", metadata={"where": True})
+    beam_args: tuple[str, ...] = dataclasses.field(default=(), metadata={"where": True})
+
+    def __post_init__(self) -> None:
+        check_range("--val-fraction", self.val_fraction, 0.005, 0.05)
+        check_range("--check", self.check, 0.0, 1.0)
+        check_range("--max-bytes", self.max_bytes, 1, 1 << 30)
+        check_range("--row-group-bytes", self.row_group_bytes, 1 << 16, 1 << 30)
+        check_range("--shard-bytes", self.shard_bytes, 1 << 16, 1 << 40)
+        check_range("--block-bytes", self.block_bytes, 1 << 10, 1 << 30)
+        check_range("--sample-bytes", self.sample_bytes, 1, 1 << 34)
+        check_range("--workers", self.workers, 1, 1024)
+
+    def identity(self) -> dict[str, Any]:
+        """The part that decides the set's bytes, as plain JSON."""
+        fields = [f for f in dataclasses.fields(self) if not f.metadata.get("where")]
+        plain = {f.name: getattr(self, f.name) for f in fields if f.name != "views"}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        views = [
+            {"name": v.name, "kind": v.kind, "options": codec_class(v.kind).options() | v.options} for v in self.views
+        ]
+        return plain | {"views": views}
+
+    def stages(self) -> dict[str, int]:
+        """The versions of the algorithms that this build uses."""
+        return STAGES | {f"codec {view.kind}": codec_class(view.kind).version for view in self.views}
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ByteproxyError(f"{name} {value}: must be between {low} and {high}")
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 16M: k, M, G and T are powers of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMGT]?)i?B?", text.strip())
+    if not match:
+        raise ByteproxyError(f"{text!r} is no size; write bytes, or a number with k, M, G or T: 16M")
+    return int(float(match[1]) * 1024 ** " kMGT".index(match[2].replace("K", "k") or " "))
+
+
+def parse_views(text: str) -> tuple[ViewSpec, ...]:
+    """Views separated by blanks; names must differ."""
+    specs = tuple(parse_view(spec) for spec in text.split())
+    if not specs:
+        raise ByteproxyError(f'--views: name at least one, as in --views "{DEFAULT_VIEWS}"')
+    names = [spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ByteproxyError(f"--views: two views are named {name!r}; name one of them: other={name}:…")
+    return specs
+
+
+def digest(value: str) -> str:
+    """32 hex digits over a text."""
+    return blake2b(value.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,150 @@
+"""Encodes blocks and joins them into shards. A block is the unit of work: some megabytes of documents with near ids.
+
+The block's worker reads the documents again at their places, refuses one that has changed since the survey, encodes
+every view and, by default, decodes it and compares.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from pipeline.progress import Counter
+from pipeline.records import load_table, save_table
+from pipeline.relay import naming_full_disk, relayed
+from pipeline.scratch import Scratch, load_json, save_json
+from pipeline.sources import read_again
+from pipeline.split import Layout
+from pipeline.twins import TwinIndex
+from shards.codecs import Codec, load_codec
+from shards.errors import ByteproxyError
+from shards.hashing import keyed_hash
+from shards.manifest import Chunk, RowGroup, ShardFile, View
+from shards.writer import Document, table_of, write_shard
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """What every worker must know to encode. Small, and travels with the graph."""
+
+    scratch: Scratch
+    views: tuple[View, ...]
+    libraries: dict[str, str]  # versions that touch the bytes, as the parent has them
+    layouts: dict[str, Layout]
+    seed: int
+    check: float
+    row_group_bytes: int
+
+
+def libraries_of(codecs: Iterable[Codec]) -> dict[str, str]:
+    """Library -> version of all that decides the bytes of a shard."""
+    found = {"pyarrow": pa.__version__}
+    for codec in codecs:
+        found |= codec.libraries()
+    return dict(sorted(found.items()))
+
+
+class EncodeBlock(beam.DoFn):
+    """(split, block) -> ((split, shard), block), the encoded documents going to scratch."""
+
+    def __init__(self, task: EncodeTask) -> None:
+        self.task = task
+
+    @relayed
+    def setup(self) -> None:
+        task = self.task
+        self.codecs = {view.name: load_codec(task.scratch.staged / view.folder) for view in task.views}
+        found = libraries_of(self.codecs.values())
+        if found != task.libraries:
+            differing = {n: (found.get(n), v) for n, v in task.libraries.items() if found.get(n) != v}
+            text = ", ".join(f"{name}: {here} found, {wanted} expected" for name, (here, wanted) in differing.items())
+            raise ByteproxyError(f"a worker has other libraries than the parent ({text}); install the same versions")
+        self.twins = TwinIndex.load(task.scratch.twins)
+        self.counter = Counter(task.scratch.progress, "encode")
+
+    @relayed
+    def process(self, item: tuple[str, int]) -> list[tuple[tuple[str, int], int]]:
+        split, block = item
+        if not self.task.scratch.block_facts(split, block).exists():  # else a former, killed build has done it
+            self._encode(split, block)
+        return [((split, self.task.layouts[split].shard_of(block)), block)]
+
+    def _encode(self, split: str, block: int) -> None:
+        scratch, views = self.task.scratch, self.task.views
+        records = load_table(scratch.index(split, block))
+        names = ("id", "file", "offset", "length", "source", "path", "language", "licence")
+        documents: list[Document] = []
+        twins: set[int] = set()
+        seconds = {view.name: [0.0, 0.0] for view in views}
+        checked = 0
+        begin = perf_counter()
+        for identity, file, offset, length, source, path, language, licence in zip(
+            *(records[name].to_pylist() for name in names), strict=True
+        ):
+            raw = read_again(file, offset, length, identity)
+            check = self._is_checked(identity)
+            checked += check
+            encoded = {}
+            for view in views:
+                codec, spent = self.codecs[view.name], seconds[view.name]
+                started = perf_counter()
+                result = encoded[view.name] = codec.encode(raw)
+                middle = perf_counter()
+                spent[0] += middle - started
+                if check:
+                    decoded = codec.decode(result.symbols, len(raw))
+                    spent[1] += perf_counter() - middle
+                    if decoded != raw:
+                        where = f"{source}/{path}" if path else f"{source}, id {identity.hex()}"
+                        raise ByteproxyError(f"view {view.name}: {where} does not decode to its own bytes; report this")
+            if split == "train":
+                twins.update(self.twins.twins_of(raw))
+            documents.append(Document(raw, source, path, language, licence, None, encoded))
+            self.counter.add(1, len(raw))
+        save_table(scratch.block(split, block), table_of(documents, views))
+        facts = {"documents": len(documents), "checked": checked, "seconds": seconds, "twins": sorted(twins)}
+        save_json(scratch.block_facts(split, block), facts | {"total": perf_counter() - begin})
+
+    def _is_checked(self, identity: bytes) -> bool:
+        share = self.task.check
+        return share >= 1 or keyed_hash("check", self.task.seed, identity) < share * 2**64
+
+    def teardown(self) -> None:
+        if hasattr(self, "counter"):
+            self.counter.flush()
+
+
+class JoinShard(beam.DoFn):
+    """((split, shard), blocks) -> a shard file of the set; gives its place in the manifest, by way of scratch."""
+
+    def __init__(self, task: EncodeTask) -> None:
+        self.task = task
+
+    @relayed
+    def process(self, item: tuple[tuple[str, int], Iterable[int]]) -> list[tuple[str, int]]:
+        (split, shard), blocks = item
+        task, scratch = self.task, self.task.scratch
+        facts = scratch.shard_facts(split, shard)
+        if not facts.exists():
+            name = f"{split}/shard-{shard:05d}-of-{task.layouts[split].shards:05d}.parquet"
+            path = scratch.staged / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tables = (load_table(scratch.block(split, block)) for block in sorted(blocks))
+            with naming_full_disk(path):
+                described = write_shard(path, tables, task.views, name, task.row_group_bytes)
+            save_json(facts, dataclasses.asdict(described))
+        return [(split, shard)]
+
+
+def load_shard_facts(scratch: Scratch, split: str, shard: int) -> ShardFile:
+    """The manifest's entry of a shard that JoinShard wrote."""
+    body: dict[str, Any] = load_json(scratch.shard_facts(split, shard))
+    groups = tuple(
+        RowGroup(group["rows"], {name: Chunk(**chunk) for name, chunk in group["chunks"].items()})
+        for group in body.pop("row_groups")
+    )
+    return ShardFile(row_groups=groups, **body)

@@ -1,0 +1,43 @@
+"""Which documents are left out for what they are. Each filter gives a reason and what it found, or nothing."""
+
+from dataclasses import dataclass
+
+SNIFF_BYTES = 8000  # git calls a file binary if there is a NUL among so many first bytes
+
+Verdict = tuple[str, str] | None  # reason, value
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a build lets through: languages by name, sizes, text."""
+
+    languages: frozenset[str]
+    narrowed: bool  # languages were named on the command line: an unknown one is left out also without a file name
+    max_bytes: int
+    keep_binary: bool
+
+    def by_name(self, language: str | None, name: str | None) -> Verdict:
+        """Decide by the language and, where there is one, the file's name, before anything is read."""
+        if language is None:
+            return ("not code", _suffix(name)) if name is not None or self.narrowed else None
+        if language not in self.languages:
+            return "not code" if not self.narrowed else "language", language
+        return None
+
+    def by_size(self, size: int) -> Verdict:
+        """Decide by the size in bytes."""
+        return ("too large", f"{size} bytes; the limit is {self.max_bytes}") if size > self.max_bytes else None
+
+    def by_content(self, raw: bytes) -> Verdict:
+        """Decide by the bytes."""
+        if not self.keep_binary and (position := raw.find(0, 0, SNIFF_BYTES)) >= 0:
+            return "binary", f"NUL at byte {position}"
+        return None
+
+
+def _suffix(name: str | None) -> str:
+    if name is None:
+        return "language unknown"
+    last = name.rpartition("/")[2]
+    stem, dot, suffix = last.rpartition(".")
+    return f".{suffix}" if stem and dot else last

@@ -1,0 +1,72 @@
+"""Fits the codecs, on a deterministic sample of train documents over all languages, and keeps them at once.
+
+The survey has left, for each language, the documents with the lowest keyed draws. Here each language gets a quota of the
+sample: a floor, so that a small language has its symbols too, and the rest by its share of the bytes.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.config import BuildConfig
+from pipeline.records import load_table
+from pipeline.scratch import Scratch, load_json
+from pipeline.sources import read_again
+from pipeline.survey import SAMPLE_CAP
+from shards.codecs import Codec, ViewSpec, codec_class
+from shards.hashing import folder_digest
+from shards.manifest import View
+
+Place = tuple[bytes, int, int, bytes]  # file, offset, length, id
+
+
+def quotas(available: Mapping[str, int], sample_bytes: int) -> dict[str, int]:
+    """Bytes to sample of each language: a quarter of the sample is shared evenly, the rest by bytes available."""
+    floor = sample_bytes // (4 * max(1, len(available)))
+    quota = {language: min(size, floor) for language, size in available.items()}
+    rest = max(0, sample_bytes - sum(quota.values()))
+    beyond = {language: size - quota[language] for language, size in available.items()}
+    total = sum(beyond.values())
+    return {name: quota[name] + (min(beyond[name], rest * beyond[name] // total) if total else 0) for name in available}
+
+
+def choose_sample(scratch: Scratch, available: Mapping[str, int], sample_bytes: int) -> list[Place]:
+    """The places of the documents to fit on, in order of their draws."""
+    chosen: list[tuple[int, Place]] = []
+    wanted = quotas(available, sample_bytes)
+    for language, name in load_json(scratch.survey("sample")):
+        candidates = load_table(scratch.sample(name))
+        columns = (candidates[c].to_pylist() for c in ("draw", "size", "file", "offset", "length", "id"))
+        used = 0
+        for draw, size, *place in zip(*columns, strict=True):
+            if used >= wanted.get(language or "unknown", 0):
+                break
+            used += min(size, SAMPLE_CAP)
+            chosen.append((draw, (place[0], place[1], place[2], place[3])))
+    return [place for _, place in sorted(chosen)]
+
+
+def read_sample(places: list[Place]) -> Iterator[bytes]:
+    """The sample's documents; of a huge one the first whole lines."""
+    for file, offset, length, identity in places:
+        raw = read_again(file, offset, length, identity)
+        if len(raw) > SAMPLE_CAP:
+            raw = raw[: raw.rfind(b"\n", 0, SAMPLE_CAP) + 1 or SAMPLE_CAP]
+        yield raw
+
+
+def fit_view(spec: ViewSpec, places: list[Place], staged: Path) -> tuple[View, Codec]:
+    """Fit one view's codec and save it in the staged set under a name that holds its digest."""
+    codec = codec_class(spec.kind).fit(read_sample(places), **spec.options)
+    temporary = staged / "codecs" / f".tmp-{spec.name}"
+    codec.save(temporary)
+    digest = folder_digest(temporary)
+    folder = f"codecs/{spec.name}-{digest[:16]}"
+    if not (staged / folder).exists():
+        temporary.rename(staged / folder)
+    shape = (codec.width, codec.alphabet, codec.lossless, codec.anchor_gap)
+    return View(spec.name, spec.kind, *shape, folder, digest), codec
+
+
+def needs_fit(config: BuildConfig) -> list[str]:
+    """The names of the views whose codecs learn something."""
+    return [spec.name for spec in config.views if codec_class(spec.kind).needs_fit]

@@ -1,0 +1,233 @@
+"""Finds what there is to read: corpora become work items that workers can take apart, and a fingerprint.
+
+A folder's files are listed here, in one pass that opens none of them; a JSONL file is cut into byte ranges, a compressed
+one is left for a worker to unpack. Symlinks are never followed. Folders of version control and caches (`EXCLUDED`) are
+not entered, and nothing in them is counted.
+"""
+
+import fnmatch
+import glob
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.records import Rejection
+from shards.errors import ByteproxyError
+
+EXCLUDED = (
+    ".git", ".hg", ".svn", ".bzr", "CVS", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".tox", ".nox",
+)  # fmt: skip
+JSONL = (".jsonl", ".ndjson")
+COMPRESSED = (".gz", ".zst")
+ITEM_BYTES = 8 << 20  # a work item of files, or a range of lines
+ITEM_FILES = 512
+
+
+class Files(NamedTuple):
+    """Files of a folder: names relative to `root`, all as the operating system spells them."""
+
+    input: str
+    root: bytes
+    names: list[bytes]
+    size: int  # bytes of them all, read or not
+
+
+class Lines(NamedTuple):
+    """The lines of a JSONL file that begin in [start, end)."""
+
+    input: str
+    file: bytes
+    start: int
+    end: int
+
+
+class Packed(NamedTuple):
+    """A compressed JSONL file, to be unpacked into scratch before it can be cut into ranges."""
+
+    input: str
+    file: bytes
+
+
+@dataclass
+class Inventory:
+    """All there is to read. `found` counts what was listed; the lines of JSONL files come on top."""
+
+    files: list[Files] = field(default_factory=list)
+    lines: list[Lines] = field(default_factory=list)
+    packed: list[Packed] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    found: int = 0
+    bytes: int = 0
+    fingerprint: str = ""
+
+
+class Corpus(NamedTuple):
+    name: str
+    path: Path
+
+
+def corpora(specs: Sequence[str]) -> list[Corpus]:
+    """The corpora named on the command line, each with a name that tells it apart, sorted by name.
+
+    A name is the last component of the path, with as many of its parents as it takes to differ; so it depends neither
+    on the order of the arguments nor, mostly, on where a corpus lies.
+    """
+    paths: list[Path] = []
+    for spec in specs:
+        matches = [spec] if Path(spec).exists() or not glob.has_magic(spec) else sorted(glob.glob(spec))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        if not matches:
+            raise ByteproxyError(f"corpus {spec}: nothing matches this pattern")
+        paths += [_corpus_path(match) for match in matches]
+    if not paths:
+        raise ByteproxyError("no corpus given: name a folder or a JSONL file")
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ByteproxyError(f"corpus {path} is given twice; name it once")
+    depth = dict.fromkeys(paths, 1)
+    while True:
+        names = {path: "/".join(path.parts[-depth[path] :]) for path in paths}
+        clashes = [p for p in paths if list(names.values()).count(names[p]) > 1 and depth[p] < len(p.parts)]
+        if not clashes:
+            return sorted(Corpus(text_of(os.fsencode(names[path])), path) for path in paths)
+        for path in clashes:
+            depth[path] += 1
+
+
+def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Path) -> Inventory:
+    """List the corpora. `out` is skipped, should it lie inside one of them."""
+    inventory = Inventory()
+    digest = blake2b(digest_size=16)
+    skip = os.fsencode(out.resolve())
+    excluded = _excluder([*EXCLUDED, *exclude])
+    for corpus in found:
+        root = os.fsencode(corpus.path)
+        if corpus.path.is_dir():
+            names: list[bytes] = []
+            used = 0
+            for entry in _walk(root, excluded, skip):
+                inventory.found += 1
+                digest.update(repr((corpus.name, *entry)).encode())
+                if entry.problem:
+                    size = None if entry.problem == "unreadable" else entry.size
+                    row = (corpus.name, text_of(entry.name), None, size, entry.problem, entry.detail)
+                    inventory.rejected.append(Rejection(*row))
+                    continue
+                inventory.bytes += entry.size
+                if names and (used + entry.size > ITEM_BYTES or len(names) == ITEM_FILES):
+                    inventory.files.append(Files(corpus.name, root, names, used))
+                    names, used = [], 0
+                names.append(entry.name)
+                used += entry.size
+            if names:
+                inventory.files.append(Files(corpus.name, root, names, used))
+        else:
+            status = corpus.path.stat()
+            digest.update(repr((corpus.name, status.st_size, status.st_mtime_ns)).encode())
+            inventory.bytes += status.st_size
+            if corpus.path.suffix in COMPRESSED:
+                inventory.packed.append(Packed(corpus.name, root))
+            else:
+                inventory.lines += line_ranges(corpus.name, root, status.st_size)
+    inventory.fingerprint = digest.hexdigest()
+    return inventory
+
+
+def line_ranges(name: str, file: bytes, size: int) -> list[Lines]:
+    """Cut a JSONL file into ranges of about ITEM_BYTES."""
+    count = max(1, -(-size // ITEM_BYTES))
+    cuts = [size * i // count for i in range(count + 1)]
+    return [Lines(name, file, start, end) for start, end in pairwise(cuts)]
+
+
+class _Entry(NamedTuple):
+    name: bytes  # relative to the root
+    size: int
+    mtime: int
+    problem: str  # why it cannot be a document, or ""
+    detail: str
+
+
+def _walk(root: bytes, excluded: Callable[[bytes], bool], skip: bytes) -> Iterator[_Entry]:
+    """Every entry under `root` that is no folder, folders depth first, each in order of its names."""
+    waiting = [b""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, folder) if folder else root) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            yield _Entry(folder or b".", 0, 0, "unreadable", f"folder: {error.strerror}")
+            continue
+        inner = []
+        for entry in found:
+            name = os.path.join(folder, entry.name) if folder else entry.name
+            if excluded(name) or os.path.join(root, name) == skip:
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    inner.append(name)
+                    continue
+                problem, detail = _problem(status.st_mode, os.path.join(root, name))
+                yield _Entry(name, status.st_size, status.st_mtime_ns, problem, detail)
+            except OSError as error:
+                yield _Entry(name, 0, 0, "unreadable", error.strerror or str(error))
+        waiting += reversed(inner)
+
+
+def _problem(mode: int, path: bytes) -> tuple[str, str]:
+    if stat.S_ISREG(mode):
+        return "", ""
+    if stat.S_ISLNK(mode):
+        return "symlink", f"to {text_of(os.readlink(path))}"
+    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device", stat.S_IFCHR: "device"}
+    return "not a regular file", kinds.get(stat.S_IFMT(mode), "special file")
+
+
+def _excluder(patterns: Sequence[str]) -> Callable[[bytes], bool]:
+    """Does a pattern match? With a slash it is held against the path within the corpus, else against the last name."""
+    plain = {pattern.encode() for pattern in patterns if "/" not in pattern and not glob.has_magic(pattern)}
+    rest = [pattern for pattern in patterns if "/" in pattern or glob.has_magic(pattern)]
+    names = re.compile("|".join(fnmatch.translate(p) for p in rest if "/" not in p) or r"(?!)")
+    paths = re.compile("|".join(fnmatch.translate(p.rstrip("/")) for p in rest if "/" in p) or r"(?!)")
+
+    def excluded(name: bytes) -> bool:
+        last = name.rpartition(b"/")[2]
+        if last in plain:
+            return True
+        return bool(rest) and bool(names.match(text_of(last)) or paths.match(text_of(name)))
+
+    return excluded
+
+
+def _corpus_path(spec: str) -> Path:
+    path = Path(spec).resolve()
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
+            return path
+    except OSError as error:
+        raise ByteproxyError(f"corpus {spec}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        raise ByteproxyError(f"corpus {spec}: neither a folder nor a regular file")
+    stem = path.with_suffix("") if path.suffix in COMPRESSED else path
+    if stem.suffix not in JSONL:
+        raise ByteproxyError(
+            f"corpus {spec}: a file is expected to be JSONL ({' '.join(JSONL)}, and these with {' or '.join(COMPRESSED)}); "
+            "for source files name their folder"
+        )
+    if not os.access(path, os.R_OK):
+        raise ByteproxyError(f"corpus {spec}: Permission denied")
+    return path
+
+
+def text_of(name: bytes) -> str:
+    """A file name as text: what is not UTF-8 is written as \\x escapes."""
+    return name.decode("utf-8", "backslashreplace")

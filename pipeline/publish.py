@@ -1,0 +1,137 @@
+"""OUT: whose it is, who may write to it now, and how a set appears in it: whole, the manifest last.
+
+A build works in OUT/.build and, at the end, renames what it made into place. Nothing that a build did not make is ever
+removed: an OUT with other things in it is refused.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.scratch import Scratch, load_json, save_json
+from shards.errors import ByteproxyError
+from shards.manifest import MANIFEST_NAME, Manifest, sync_folder
+
+SCRATCH = ".build"
+REPORT = "report.json"
+FOLDERS = ("codecs", "train", "val", "rejected")  # what a build makes, and may replace where no manifest holds it
+ORPHAN_SECONDS = 20.0
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold OUT against other builds. OUT is made if need be, and removed again if it is left empty."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ByteproxyError(f"--out {out}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ByteproxyError(
+                f"{out}: another build is writing to it. Wait for it, or choose another --out"
+            ) from None
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            out.rmdir()  # only if it is empty
+        os.close(descriptor)
+
+
+def finished_set(out: Path, config: Mapping[str, Any], stages: Mapping[str, int], fingerprint: str) -> bool:
+    """Is there already the set that is asked for? Raises ByteproxyError if OUT holds a set of other making, or others' files."""
+    if not (out / MANIFEST_NAME).exists():
+        others = sorted(p.name for p in out.iterdir() if p.name != SCRATCH)
+        ours = (out / SCRATCH / "state.json").exists()
+        if others and not (ours and set(others) <= {*FOLDERS, REPORT, "README.md"}):
+            raise ByteproxyError(f"{out} holds {', '.join(others[:3])} and is no shard set: choose another --out")
+        if not ours and (out / SCRATCH).exists() and any((out / SCRATCH).iterdir()):
+            raise ByteproxyError(f"{out / SCRATCH} was not made by a build: choose another --out")
+        return False
+    manifest = Manifest.load(out)
+    differing = [
+        f"{name}: {_show(there.get(name))} there, {_show(here.get(name))} asked for"
+        for there, here in ((manifest.config, config), (manifest.stages, stages))
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        raise ByteproxyError(f"{out} holds a set of another config ({'; '.join(differing)}): choose another --out")
+    try:
+        known = load_json(out / REPORT)["inputs"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ByteproxyError(
+            f"{out} holds a set of this config, but its {REPORT} is missing or damaged, so whether the corpus has changed "
+            "cannot be told: choose another --out"
+        ) from None
+    if known != fingerprint:
+        raise ByteproxyError(
+            f"{out} holds a set of this config, but the corpus has changed since: choose another --out"
+        )
+    return True
+
+
+def prepare(scratch: Scratch, out: Path, state: Mapping[str, Any]) -> bool:
+    """Make the scratch ready; True if it holds the beginnings of this very build, which then goes on from them."""
+    going_on = False
+    if scratch.root.exists():
+        _wait_for_orphans(scratch)
+        with contextlib.suppress(OSError, ValueError):
+            going_on = load_json(scratch.state) == state
+        if not going_on:
+            scratch.remove()
+    for name in FOLDERS:  # of a build that was killed while it published: no manifest holds them
+        if going_on and (out / name).exists() and not (scratch.staged / name).exists():
+            (out / name).rename(scratch.staged / name)
+        elif (out / name).exists():
+            shutil.rmtree(out / name)
+    scratch.root.mkdir(exist_ok=True)
+    save_json(scratch.state, state)
+    shutil.rmtree(scratch.progress, ignore_errors=True)
+    return going_on
+
+
+def publish(scratch: Scratch, out: Path, manifest: Manifest, texts: Mapping[str, str]) -> None:
+    """Move the staged set into OUT; the manifest comes last. `texts` are small files to lie beside it."""
+    for name in FOLDERS:
+        if (scratch.staged / name).exists():
+            (scratch.staged / name).rename(out / name)
+            sync_folder(out / name)
+    for name, text in texts.items():
+        temporary = scratch.root / name
+        temporary.write_text(text)
+        temporary.replace(out / name)
+    sync_folder(out)
+    manifest.save(out)
+    scratch.remove()
+
+
+def _wait_for_orphans(scratch: Scratch) -> None:
+    """Workers of a killed build die within a second; until then they may still write."""
+    if not scratch.workers.exists():
+        return
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    with scratch.workers.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ByteproxyError(
+                        f"{scratch.root}: workers of a former build still run; end them first"
+                    ) from None
+                time.sleep(0.1)
+
+
+def _show(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,103 @@
+"""What travels between the steps: batches of records, a record being a document's identity, description and *place*.
+
+Bytes of documents are never shuffled. A batch is one Arrow table, serialised; the runner sees one element a batch, so
+its cost a document is a column entry, not a Python object.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.relay import naming_full_disk
+from shards.errors import ByteproxyError
+
+WHOLE_FILE = -1
+
+RECORD = pa.schema(
+    [
+        pa.field("id", pa.binary(16)),  # BLAKE2b-128 of the document's bytes
+        pa.field("source", pa.utf8()),  # repository, or the corpus where there is none
+        pa.field("path", pa.utf8()),  # within the source, or null
+        pa.field("language", pa.utf8()),
+        pa.field("licence", pa.utf8()),
+        pa.field("grouping", pa.utf8()),  # folders to split by, outermost first, joined by "/"; null: by itself
+        pa.field("size", pa.int64()),  # bytes
+        pa.field("input", pa.utf8()),  # the input's name, and for a file of many documents ...
+        pa.field("offset", pa.int64()),  # ... where the document begins in it
+        pa.field("length", pa.int64()),  # bytes to read there, or WHOLE_FILE
+        pa.field("file", pa.binary()),  # what to open: absolute, as the operating system spells it
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        pa.field("source", pa.utf8()),
+        pa.field("path", pa.utf8()),  # where it is within the source
+        pa.field("id", pa.binary(16)),  # null: not read
+        pa.field("size", pa.int64()),  # null: not known
+        pa.field("reason", pa.utf8()),
+        pa.field("value", pa.utf8()),  # what was found
+    ]
+)
+
+
+class Rejection(NamedTuple):
+    """A document left out, in the order of REJECTED's columns."""
+
+    source: str
+    path: str
+    id: bytes | None
+    size: int | None
+    reason: str
+    value: str
+
+
+def table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Rows, each in the order of the schema's fields, as a table."""
+    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else ([] for _ in schema)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def pack(batch: pa.Table) -> bytes:
+    """A table as one Arrow stream; slices carry only their own rows."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_table(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def unpack(packed: Iterable[bytes]) -> pa.Table:
+    """Concatenate packed tables of one schema."""
+    tables = [pa.ipc.open_stream(data).read_all() for data in packed]
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def save_table(path: Path, batch: pa.Table) -> None:
+    """Write a scratch table so that a memory map can read it: there whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    with (
+        naming_full_disk(temporary),
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as out,
+    ):
+        out.write_table(batch)
+    temporary.replace(path)
+
+
+def load_table(path: Path) -> pa.Table:
+    """Map a scratch table."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid as error:
+        raise ByteproxyError(
+            f"{path}: damaged scratch file ({error}); remove {path.parent.parent} and build again"
+        ) from None
+
+
+def place(source: str, path: str | None, name: str, offset: int) -> str:
+    """Where a document is, for people and for `rejected/`: its path, or the place in its input."""
+    return path if path is not None else f"{name}@{offset}"

@@ -1,0 +1,94 @@
+"""Runs a graph: on this machine, in one or several processes, or on any Beam runner by name.
+
+The local runner is Beam's FnApiRunner and nothing else: its DirectRunner first tries to download another engine. With
+several workers each is a process of `pipeline.worker`, which gets the pipeline's options and dies with its parent.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.job.utils import dict_to_struct
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+from pipeline.relay import unwrap
+from pipeline.scratch import Scratch
+from shards.errors import ByteproxyError
+
+REFUSED = {
+    "dask": "it loses output without an error",
+    "direct": "it tries to download another engine; LocalRunner is the same without",
+    "prism": "it is a download; use LocalRunner",
+    "interactive": "it is for notebooks; use LocalRunner",
+}
+
+
+class LocalRunner(FnApiRunner):
+    """FnApiRunner whose worker processes get the pipeline's options and know their parent."""
+
+    def __init__(self, workers: int, scratch: Scratch) -> None:
+        super().__init__()
+        self._workers, self._scratch = workers, scratch
+
+    def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> "beam.runners.runner.PipelineResult":
+        """Run to the end."""
+        if self._workers > 1:
+            options.view_as(DirectOptions).direct_num_workers = self._workers
+            self._default_environment = SubprocessSDKEnvironment.from_command_string(self._worker_command())
+            described = {
+                f"beam:option:{name}:v1": value
+                for name, value in options.get_all_options(drop_default=True).items()
+                if value is not None
+            }
+            information = beam_provision_api_pb2.ProvisionInfo(
+                retrieval_token="unused", pipeline_options=dict_to_struct(described)
+            )
+            self._provision_info = ExtendedProvisionInfo(information)
+        return super().run_pipeline(pipeline, options)
+
+    def _worker_command(self) -> str:
+        """A shell command, as Beam wants it; `exec` makes the worker our child rather than the shell's."""
+        home = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", "pipeline.worker", str(os.getpid()), str(self._scratch.workers)]
+        return f"PYTHONPATH={shlex.quote(path)} exec {shlex.join(command)}"
+
+
+def check_runner(name: str) -> None:
+    """Refuse the runners that do harm. Raises ByteproxyError."""
+    for word, why in REFUSED.items():
+        if word in name.lower():
+            raise ByteproxyError(f"--runner {name} is not offered: {why}")
+
+
+def run_graph(
+    build: Callable[[beam.Pipeline], None], scratch: Scratch, runner: str, workers: int, beam_args: tuple[str, ...]
+) -> None:
+    """Make a pipeline, let `build` fill it, and run it to its end. A worker's error is raised as what it was."""
+    quiet_beam()
+    options = PipelineOptions(list(beam_args))
+    options.view_as(SetupOptions).save_main_session = False
+    engine = LocalRunner(workers, scratch) if runner == "LocalRunner" else runner
+    try:
+        with beam.Pipeline(runner=engine, options=options) as root:
+            build(root)
+    except ByteproxyError:
+        raise
+    except Exception as error:
+        cause = unwrap(error)
+        if cause is error:
+            raise
+        raise cause from None
+
+
+def quiet_beam() -> None:
+    """Beam logs whole tracebacks of errors that end as one line, and much else."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger("root").setLevel(logging.ERROR)

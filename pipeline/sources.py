@@ -1,0 +1,227 @@
+"""Reads work items: each document once, to learn its identity and to judge it. The bytes are not kept.
+
+`read_again` fetches a document's bytes by its place when they are needed.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+
+from pipeline.filters import Filters
+from pipeline.inputs import Files, Lines, text_of
+from pipeline.languages import language_of, normalise
+from pipeline.records import WHOLE_FILE, Rejection, place
+from shards.errors import ByteproxyError
+from shards.hashing import ID_BYTES, document_id
+
+Row = tuple[Any, ...]  # in the order of records.RECORD
+TEXT_KEYS = ("text", "content")
+KEYS = {  # where else a field's value may be found, by the names that public data sets use
+    "source": ("source", "repo_name", "repository_name", "repo", "max_stars_repo_name"),
+    "path": ("path", "file_path", "max_stars_repo_path"),
+    "language": ("language", "lang", "programming_language"),
+    "licence": ("licence", "license"),
+}
+LINE_OVERHEAD = 1 << 20  # bytes that a JSON line may take beyond its text, and six times the text for its escapes
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def read_files(item: Files, filters: Filters) -> tuple[list[Row], list[Rejection]]:
+    """Read and judge the files of a work item."""
+    rows: list[Row] = []
+    rejected: list[Rejection] = []
+    for name in item.names:
+        path = text_of(name)
+        language = language_of(path)
+        identity: bytes | None = None
+        size: int | None = None
+        verdict = filters.by_name(language, path)
+        if verdict is None:
+            try:
+                file = os.path.join(item.root, name)
+                descriptor = os.open(file, _OPEN)
+                try:
+                    status = os.fstat(descriptor)
+                    size = status.st_size
+                    if not stat.S_ISREG(status.st_mode):
+                        verdict = "not a regular file", "changed while it was read"
+                    elif verdict := filters.by_size(size):
+                        identity = _hash_stream(descriptor)
+                    else:
+                        raw = _read_all(descriptor, size)
+                        size, identity = len(raw), document_id(raw)
+                        verdict = filters.by_size(size) or filters.by_content(raw)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                problem = "symlink" if error.errno == errno.ELOOP else "unreadable"
+                verdict = problem, error.strerror or str(error)
+        if verdict is None:
+            folders = path.rpartition("/")[0]
+            grouping = f"{item.input}/{folders}" if folders else item.input
+            rows.append((identity, item.input, path, language, None, grouping, size, item.input, 0, WHOLE_FILE, file))
+        else:
+            rejected.append(Rejection(item.input, path, identity, size, *verdict))
+    return rows, rejected
+
+
+def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection]]:
+    """Read and judge the documents of a range of JSONL lines. Every line that is not blank is a document found."""
+    rows: list[Row] = []
+    rejected: list[Rejection] = []
+    with open(item.file, "rb", buffering=0) as file:
+        for offset, length, line in _lines(file.fileno(), item, 6 * filters.max_bytes + LINE_OVERHEAD):
+            where = place("", None, item.input, offset)
+            if line is None:
+                detail = f"a line of {length} bytes at a limit of {filters.max_bytes} bytes a document"
+                rejected.append(Rejection(item.input, where, None, None, "too large", detail))
+                continue
+            try:
+                fields = parse_line(line)
+            except ValueError as error:
+                number = _line_number(item.file, offset)
+                rejected.append(Rejection(item.input, where, None, length, "bad json", f"line {number}: {error}"))
+                continue
+            raw, source, path, language, licence = fields
+            identity = document_id(raw)
+            verdict = filters.by_name(language, path) or filters.by_size(len(raw)) or filters.by_content(raw)
+            if verdict is None:
+                grouping = _grouping(source, path, item.input)
+                known = (source or item.input, path, language, licence, grouping, len(raw), item.input)
+                rows.append((identity, *known, offset, length, item.file))
+            else:
+                rejected.append(Rejection(source or item.input, path or where, identity, len(raw), *verdict))
+    return rows, rejected
+
+
+def parse_line(line: bytes) -> tuple[bytes, str | None, str | None, str | None, str | None]:
+    """A JSONL line as (bytes of the text, source, path, language, licence). ValueError says what is wrong with it."""
+    try:
+        body = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(body, dict):
+        raise ValueError(f"an object is expected, {type(body).__name__} found")
+    text = next((body[key] for key in TEXT_KEYS if isinstance(body.get(key), str)), None)
+    if text is None:
+        raise ValueError(f"no text: a string under {' or '.join(TEXT_KEYS)} is expected, keys found: {list(body)[:8]}")
+    source, path, language, licence = (
+        _text_value(body, KEYS[key]) for key in ("source", "path", "language", "licence")
+    )
+    language = normalise(language) if language else language_of(path) if path else None
+    return text.encode("utf-8", "surrogatepass"), source, path, language, licence
+
+
+def read_again(file: bytes, offset: int, length: int, identity: bytes) -> bytes:
+    """The bytes of a document at its place. Raises ByteproxyError if they are no longer those that were surveyed."""
+    name = text_of(file)
+    try:
+        descriptor = os.open(file, _OPEN)
+        try:
+            if length == WHOLE_FILE:
+                raw = _read_all(descriptor, os.fstat(descriptor).st_size)
+            else:
+                raw = parse_line(os.pread(descriptor, length, offset))[0]
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ByteproxyError(f"{name}: {error.strerror}; it was there when the build began. Build again") from None
+    except ValueError:
+        raw = None
+    if raw is None or document_id(raw) != identity:
+        raise ByteproxyError(f"{name}: changed while the build was running. Leave the corpus alone and build again")
+    return raw
+
+
+def _grouping(source: str | None, path: str | None, name: str) -> str | None:
+    """What a JSONL document is split by: its repository and folders, or, knowing neither, itself."""
+    folders = path.strip("/").rpartition("/")[0] if path else ""
+    if source is None and not folders:
+        return None
+    return "/".join(part for part in (source or name, folders) if part)
+
+
+def _text_value(body: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    """The first non-empty string under one of the keys, in a form that UTF-8 can hold."""
+    for key in keys:
+        value = body.get(key)
+        if isinstance(value, str) and value:
+            return value.encode("utf-8", "backslashreplace").decode()
+    return None
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    """All of a file of `size` bytes, mostly by one call; files that grow meanwhile are read on."""
+    raw = os.read(descriptor, size + 1)
+    if len(raw) == size:
+        return raw
+    parts = [raw]
+    while part := os.read(descriptor, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _hash_stream(descriptor: int) -> bytes:
+    """The id of a document too large to be held."""
+    state = blake2b(digest_size=ID_BYTES)
+    while part := os.read(descriptor, 1 << 20):
+        state.update(part)
+    return state.digest()
+
+
+def _lines(descriptor: int, item: Lines, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
+    """(offset, length, line) of the lines that begin in the range, blank ones left out; None for a line over `limit`."""
+    offset = item.start
+    if offset:  # a line that begins before the range belongs to the range before; it may end with our first byte
+        offset = _line_end(descriptor, item.start - 1, item.end)
+    data, base = os.pread(descriptor, max(0, item.end - offset), offset), offset
+    while offset < item.end:
+        end = data.find(b"\n", offset - base) + 1
+        if end:
+            line: bytes | None = data[offset - base : end - 1]
+            following = base + end
+        else:  # the last line goes on beyond the range
+            following = _line_end(descriptor, item.end, None)
+            length = following - offset
+            line = os.pread(descriptor, length, offset).rstrip(b"\n") if length <= limit else None
+        if line is None or line.strip():
+            yield offset, len(line) if line is not None else following - offset, line
+        offset = following
+
+
+def _line_end(descriptor: int, position: int, stop: int | None) -> int:
+    """Where the line that holds the byte at `position` ends: behind its newline, or at the end of the file or `stop`."""
+    while stop is None or position < stop:
+        part = os.pread(descriptor, 1 << 20, position)
+        if not part:
+            return position
+        if (found := part.find(b"\n")) >= 0:
+            return position + found + 1
+        position += len(part)
+    return position
+
+
+_counted: dict[
+    bytes, tuple[int, int]
+] = {}  # file -> (offset, newlines before it): ranges come in order, so go on there
+
+
+def _line_number(file: bytes, offset: int) -> int:
+    """The number, from 1, of the line that begins at `offset`."""
+    position, count = _counted.get(file, (0, 0))
+    if position > offset:
+        position, count = 0, 0
+    with open(file, "rb") as handle:
+        handle.seek(position)
+        while position < offset:
+            part = handle.read(min(1 << 20, offset - position))
+            if not part:
+                break
+            count += part.count(b"\n")
+            position += len(part)
+    _counted[file] = position, count
+    return count + 1

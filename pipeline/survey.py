@@ -1,0 +1,283 @@
+"""The steps of the survey: read every document once, leave out what must be, and say where each of the others goes.
+
+Beam's elements are batches here; `records.py` says why. What these steps hand to the parent is small and lies in scratch.
+"""
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.pvalue import TaggedOutput
+
+from pipeline.dedup import cut_by_range, deduplicate
+from pipeline.filters import Filters
+from pipeline.inputs import Files, Lines, Packed, line_ranges
+from pipeline.progress import Counter
+from pipeline.records import RECORD, REJECTED, pack, save_table, table, unpack
+from pipeline.relay import naming_full_disk, relayed
+from pipeline.scratch import Scratch
+from pipeline.sources import read_files, read_lines
+from pipeline.split import BUCKETS, Layout, bucket_bytes, choose_val, group_buckets
+from pipeline.spool import spool_name, unpack_file
+from shards.errors import ByteproxyError
+from shards.hashing import keyed_hash
+
+REJECTED_ROWS = 1_000_000  # about so many rows a file of rejected/
+SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
+
+
+class Unpack(beam.DoFn):
+    """A compressed input -> ranges of its lines in scratch; what is wrong with it -> `rejected`."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.scratch = scratch
+
+    @relayed
+    def process(self, item: tuple[Any, ...]) -> list[Any]:
+        packed = Packed(*item)
+        target = self.scratch.spool(spool_name(packed))
+        size, rejection = unpack_file(packed, target)
+        ranges = [("lines", *part) for part in line_ranges(packed.input, bytes(target), size)]
+        problems = [TaggedOutput("rejected", pack(table([rejection], REJECTED)))] if rejection else []
+        return [*ranges, *problems]
+
+
+class Read(beam.DoFn):
+    """A work item -> (range of ids, records); rejections -> `rejected`; lines found -> `lines`."""
+
+    def __init__(self, filters: Filters, ranges: int, scratch: Scratch) -> None:
+        self.filters, self.ranges, self.scratch = filters, ranges, scratch
+
+    def setup(self) -> None:
+        self.counter = Counter(self.scratch.progress, "survey")
+
+    @relayed
+    def process(self, item: tuple[Any, ...]) -> list[Any]:
+        kind, *parts = item
+        if kind == "files":
+            files = Files(*parts)
+            rows, rejected = read_files(files, self.filters)
+            size = files.size
+        else:
+            lines = Lines(*parts)
+            rows, rejected = read_lines(lines, self.filters)
+            size = lines.end - lines.start
+        self.counter.add(len(rows), size)
+        results: list[Any] = [(number, pack(cut)) for number, cut in cut_by_range(table(rows, RECORD), self.ranges)]
+        if rejected:
+            results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
+        if kind == "lines":
+            results.append(TaggedOutput("lines", len(rows) + len(rejected)))
+        return results
+
+    def teardown(self) -> None:
+        self.counter.flush()
+
+
+class Deduplicate(beam.DoFn):
+    """(range of ids, its records) -> the documents that stay; the others -> `rejected`."""
+
+    @relayed
+    def process(self, item: tuple[int, Iterable[bytes]]) -> list[Any]:
+        documents, duplicates = deduplicate(unpack(item[1]))
+        return [pack(documents), *([TaggedOutput("rejected", pack(duplicates))] if duplicates.num_rows else [])]
+
+
+class AssignGroups(beam.DoFn):
+    """Records -> records with the hash bucket of their group, by the list of folders too big for one group."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    @relayed
+    def process(self, packed: bytes, big: list[str]) -> list[bytes]:
+        records = unpack([packed])
+        buckets = group_buckets(records, frozenset(big), self.seed)
+        return [pack(records.append_column("bucket", pa.array(buckets, pa.int32())))]
+
+
+class SumBuckets(beam.CombineFn):
+    """Records -> (2, BUCKETS) int64: documents and bytes by hash bucket."""
+
+    def create_accumulator(self) -> np.ndarray:
+        return np.zeros((2, BUCKETS), np.int64)
+
+    def add_input(self, sums: np.ndarray, packed: bytes) -> np.ndarray:
+        records = unpack([packed])
+        buckets = records["bucket"].to_numpy()
+        sums[0] += np.bincount(buckets, minlength=BUCKETS)
+        sums[1] += bucket_bytes(buckets, records["size"].to_numpy())
+        return sums
+
+    def merge_accumulators(self, accumulators: Iterable[np.ndarray]) -> np.ndarray:
+        return np.sum(list(accumulators), axis=0)
+
+    def extract_output(self, sums: np.ndarray) -> np.ndarray:
+        return sums
+
+
+def make_plan(sums: np.ndarray, val_fraction: float, shard_bytes: int, block_bytes: int) -> dict[str, Any]:
+    """Which buckets are val, and how each split is cut; or, under `error`, why there can be no val."""
+    try:
+        val = choose_val(sums[1], val_fraction)
+    except ByteproxyError as error:
+        return {"error": str(error), "documents": int(sums[0].sum())}
+    in_val = np.zeros(BUCKETS, bool)
+    in_val[val] = True
+    splits = {}
+    for split, chosen in (("train", ~in_val), ("val", in_val)):
+        documents, size = (int(number) for number in sums[:, chosen].sum(axis=1))
+        layout = Layout.of(documents, size, shard_bytes, block_bytes)
+        splits[split] = [layout.documents, layout.bytes, layout.shards, layout.blocks]
+    return {"val": val, "splits": splits}
+
+
+class KeyByBlock(beam.DoFn):
+    """Records -> ((split, block), records); those that may be sampled for fitting -> `sample`, by language."""
+
+    def __init__(self, seed: int, sample_bytes: int) -> None:
+        self.seed, self.sample_bytes = seed, sample_bytes
+
+    @relayed
+    def process(self, packed: bytes, plan: dict[str, Any]) -> Iterator[Any]:
+        return iter([] if "error" in plan else self._keyed(unpack([packed]), plan))
+
+    def _keyed(self, records: pa.Table, plan: dict[str, Any]) -> list[Any]:
+        in_val = np.isin(records["bucket"].to_numpy(), np.array(plan["val"], np.int32))
+        records = records.drop_columns("bucket")
+        results: list[Any] = []
+        for split, chosen in (("train", ~in_val), ("val", in_val)):
+            layout = Layout(*plan["splits"][split])
+            part = records.filter(pa.array(chosen))
+            results += [((split, block), pack(cut)) for block, cut in cut_by_range(part, layout.blocks)]
+            if split == "train":
+                draws = [keyed_hash("fit", self.seed, identity) for identity in part["id"].to_pylist()]
+                part = part.append_column("draw", pa.array(draws, pa.uint64()))
+                for language in part["language"].unique().to_pylist():
+                    chosen_language = part.filter(_equals(part["language"], language))
+                    lowest = lowest_draws(chosen_language, self.sample_bytes)
+                    results.append(TaggedOutput("sample", (language or "", pack(lowest))))
+        return results
+
+
+class SampleFn(beam.CombineFn):
+    """Per language: the records with the lowest draws, as many as may be needed for the sample."""
+
+    def __init__(self, sample_bytes: int) -> None:
+        self.sample_bytes = sample_bytes
+
+    def create_accumulator(self) -> list[bytes]:
+        return []
+
+    def add_input(self, parts: list[bytes], packed: bytes) -> list[bytes]:
+        parts.append(packed)
+        return parts if len(parts) < 64 else self._shrunk(parts)
+
+    def merge_accumulators(self, accumulators: Iterable[list[bytes]]) -> list[bytes]:
+        return self._shrunk([part for parts in accumulators for part in parts])
+
+    def extract_output(self, parts: list[bytes]) -> bytes:
+        return self._shrunk(parts)[0]
+
+    def _shrunk(self, parts: list[bytes]) -> list[bytes]:
+        return [pack(lowest_draws(unpack(parts), self.sample_bytes))] if parts else []
+
+
+def lowest_draws(records: pa.Table, sample_bytes: int) -> pa.Table:
+    """The records with the lowest draws until, each counted with at most SAMPLE_CAP, they hold `sample_bytes`."""
+    records = records.sort_by([("draw", "ascending"), ("id", "ascending")])
+    ends = np.cumsum(np.minimum(records["size"].to_numpy(), SAMPLE_CAP))
+    return records.slice(0, int(np.searchsorted(ends, sample_bytes)) + 1)
+
+
+class SaveSample(beam.DoFn):
+    """(language, candidates) -> scratch; gives the language's file."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.scratch = scratch
+
+    @relayed
+    def process(self, item: tuple[str, bytes]) -> list[list[str]]:
+        language, packed = item
+        name = "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in language) or "unknown"
+        save_table(self.scratch.sample(name), unpack([packed]))
+        return [[language, name]]
+
+
+class SaveIndex(beam.DoFn):
+    """((split, block), records) -> scratch, sorted by id; gives the block's facts."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.scratch = scratch
+
+    @relayed
+    def process(self, item: tuple[tuple[str, int], Iterable[bytes]]) -> list[dict[str, Any]]:
+        (split, block), parts = item
+        records = unpack(parts).sort_by("id")
+        save_table(self.scratch.index(split, block), records)
+        columns = [records[name].to_pylist() for name in ("id", "source", "path", "language", "licence", "size")]
+        digest = 0
+        languages: dict[str, list[int]] = {}
+        for identity, *described, size in zip(*columns, strict=True):
+            text = "\0".join(part or "" for part in described)
+            digest += int.from_bytes(blake2b(identity + text.encode(), digest_size=16).digest(), "little")
+            sums = languages.setdefault(described[2] or "unknown", [0, 0])
+            sums[0] += 1
+            sums[1] += size
+        facts = {"split": split, "block": block, "documents": records.num_rows, "bytes": sum(columns[5])}
+        return [facts | {"digest": f"{digest % 2**128:032x}", "languages": languages}]
+
+
+class KeyRejected(beam.DoFn):
+    """Rejections -> (number of their file, rejections)."""
+
+    @relayed
+    def process(self, packed: bytes, total: int) -> list[tuple[int, bytes]]:
+        files = rejected_files(total)
+        if files == 1:
+            return [(0, packed)]
+        rows = unpack([packed])
+        places = zip(rows["source"].to_pylist(), rows["path"].to_pylist(), strict=True)
+        numbers = np.array([keyed_hash("rejected", 0, s.encode(), p.encode()) * files >> 64 for s, p in places])
+        return [(int(n), pack(rows.filter(pa.array(numbers == n)))) for n in np.unique(numbers)]
+
+
+class SaveRejected(beam.DoFn):
+    """(number, rejections) -> a Parquet file of the set; gives counts by reason."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.scratch = scratch
+
+    @relayed
+    def process(self, item: tuple[int, Iterable[bytes]], total: int) -> list[dict[str, Any]]:
+        number, parts = item
+        rows = unpack(parts).sort_by([(name, "ascending") for name in REJECTED.names])
+        name = f"rejected/part-{number:05d}-of-{rejected_files(total):05d}.parquet"
+        write_parquet(self.scratch.staged / name, rows)
+        sums = rows.group_by("reason").aggregate([("size", "count"), ("size", "sum"), ("reason", "count")])
+        facts = zip(*(sums[c].to_pylist() for c in ("reason", "reason_count", "size_sum")), strict=True)
+        reasons = {reason: [count, size or 0] for reason, count, size in facts}
+        return [{"path": name, "rows": rows.num_rows, "reasons": reasons}]
+
+
+def rejected_files(total: int) -> int:
+    """Files for so many rejections."""
+    return max(1, -(-total // REJECTED_ROWS))
+
+
+def write_parquet(path: Path, rows: pa.Table) -> None:
+    """An ordinary compressed Parquet file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    with naming_full_disk(temporary):
+        pq.write_table(rows, temporary, compression="ZSTD")
+    temporary.replace(path)
+
+
+def _equals(column: pa.ChunkedArray, value: str | None) -> pa.Array:
+    return pa.array([item == value for item in column.to_pylist()], pa.bool_())
