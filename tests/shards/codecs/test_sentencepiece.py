@@ -43,6 +43,15 @@ def test_symbols_are_those_of_the_library_on_words_in_any_order(tokens: Sentence
         assert tokens.encode(raw).symbols.tolist() == library.encode(raw)
 
 
+def test_symbols_are_those_of_the_library_where_pieces_join_letters_and_signs() -> None:
+    """Signs beyond ASCII count as letters in the finer way to part words: such a vocabulary must take the other."""
+    raw = "f\u2019(x) \u2013 \u201c(a)\u201d\n".encode()
+    tokens = SentencePiece.fit([raw] * 500, vocab=400)
+    assert "\u2019(".encode() in tokens.pieces
+    for document in (raw * 3, "\u2019(\u2019((\u2019 a\u2019( x\u2013(\u201c(".encode()):
+        assert tokens.encode(document).symbols.tolist() == reference(tokens).encode(document)
+
+
 def test_every_piece_decodes_and_encodes_to_the_same_text(tokens: SentencePiece) -> None:
     assert tokens.pieces[0] is None and all(tokens.pieces[1:])
     for i, piece in enumerate(tokens.pieces[1:], start=1):
@@ -146,9 +155,9 @@ def test_symbols_are_wider_only_where_the_alphabet_needs_it(tokens: SentencePiec
     assert SentencePiece(tokens.settings, tokens.model, [*tokens.pieces, *padding]).width == 4
 
 
-def test_a_vocabulary_with_pieces_over_the_start_of_a_word_is_refused(tokens: SentencePiece) -> None:
-    for piece in (b"a b", b"a\n", b"\n "):
-        with pytest.raises(ByteproxyError, match="start of a word"):
+def test_a_vocabulary_with_pieces_over_two_words_is_refused(tokens: SentencePiece) -> None:
+    for piece in (b"a b", b"a\n", b"\n ", b"x" * 129):
+        with pytest.raises(ByteproxyError, match="over two words"):
             SentencePiece(tokens.settings, tokens.model, [*tokens.pieces[:-1], piece])
 
 
