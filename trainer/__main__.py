@@ -1,0 +1,215 @@
+"""`python -m trainer VERB`: train, evaluate, sample, plan. Each has its --help, and imports torch only if it must."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shards.cli import run
+from shards.errors import ByteproxyError
+from trainer import config as settings
+
+USAGE = """usage: python -m trainer VERB [--key value …]
+
+  train      train a model on a shard set, or continue a run
+  evaluate   bits per byte of a run's model on held-out raw bytes, beside gzip, zstd and brotli
+  sample     continue a prompt with a run's model
+  plan       show what a batch holds, without training
+
+Each verb has its --help. A first run, on the CPU, with the newest set under data/:
+
+  python -m trainer train
+  python -m trainer sample --run runs/stdlib-demo --prompt "def "
+"""
+
+TRAIN = """usage: python -m trainer train [--config FILE.toml] [--key value …]
+
+Settings come from the preset, over which go those of a TOML file, over which go the flags. The same command again
+continues a run that was stopped; `--run RUN` alone is enough for that.
+
+  python -m trainer train                                           the newest set under data/, preset demo
+  python -m trainer train --shards data/stdlib --steps 200          a shorter run
+  python -m trainer train --preset 25m --mode bytes --run runs/bytes-25m
+  python -m trainer train --run runs/stdlib-demo                    continue
+
+Settings, with the values of preset {preset}:
+
+{fields}
+
+Presets: {presets}
+"""
+
+EVALUATE = """usage: python -m trainer evaluate --run RUN [--step N] [--shards DIR] [--split val]
+                                 [--eval-bytes N] [--json]
+
+Bits per byte of a checkpoint (the latest, or that of step N) on raw documents of the set, beside gzip -9, zstd -19 and
+brotli -11 on exactly the same. --eval-bytes N stops after N bytes; --json prints one JSON object.
+
+  python -m trainer evaluate --run runs/stdlib-demo
+"""
+
+SAMPLE = """usage: python -m trainer sample --run RUN [--prompt TEXT] [--length N] [--temperature X] [--top-k N]
+                               [--top-p X] [--seed N] [--step N]
+
+Continue a prompt, byte by byte, until N bytes (default 400) or the end of the document. --temperature 0 takes the
+likeliest byte each time; the same seed gives the same text.
+
+  python -m trainer sample --run runs/stdlib-demo --prompt "def " --temperature 0.7
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Dispatch to a verb; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    verb, rest = arguments[0], list(arguments[1:])
+    if verb not in VERBS:
+        raise ByteproxyError(f"verb {verb!r} is not known; one of {', '.join(VERBS)} expected")
+    return VERBS[verb](rest)
+
+
+def train(arguments: list[str]) -> int:
+    """The verb `train`."""
+    if {"-h", "--help"} & set(arguments):
+        preset = settings.make_config({})
+        fields, presets = settings.describe_fields(preset), ", ".join(settings.PRESETS)
+        print(TRAIN.format(preset=preset.preset, fields=fields, presets=presets), end="")
+        return 0
+    flags, others = settings.parse_flags(arguments, ("config",))
+    values = (settings.read_toml(Path(others["config"])) if "config" in others else {}) | flags
+    config = settings.make_config(values, _begun(Path(values["run"])) if values.get("run") else None)
+    if not config.shards:
+        config = settings.make_config({"shards": str(newest_set())}, config)
+        print(f"shards: {config.shards} (the newest under data/)")
+    if not config.run:
+        name = Path(config.shards).resolve().name
+        config = _with_run(values, config, Path("runs") / f"{name}-{config.preset}")
+    from trainer.train import train as run_training
+
+    return 128 + stopped if (stopped := run_training(config).get("signal")) else 0
+
+
+def evaluate(arguments: list[str]) -> int:
+    """The verb `evaluate`."""
+    options = _options(
+        arguments, EVALUATE, {"run": "", "step": -1, "shards": "", "split": "val", "eval_bytes": 0, "json": False}
+    )
+    if options is None:
+        return 0
+    from shards.reader import ShardSet
+    from trainer.evaluate import baselines, score, table
+    from trainer.load import load_model
+
+    model, state, folder = load_model(Path(options["run"]), options["step"], needs_raw=True)
+    shard_set = ShardSet.open(options["shards"] or model.config.shards)
+    split = shard_set.split(options["split"])
+    found = score(model, split, model.config.batch_rows, model.config.context, options["eval_bytes"])
+    others = baselines(shard_set, options["split"], options["eval_bytes"])
+    read = f"split {options['split']}, {found.documents} documents, {found.bytes / 1e6:.2f} MB"
+    if options["json"]:
+        body = {
+            "checkpoint": str(folder),
+            "step": state["step"],
+            "split": options["split"],
+            "documents": found.documents,
+        }
+        body |= {"bytes": found.bytes, "nats": found.nats, "raw_bpb": found.bits_per_byte, "baselines": others}
+        print(json.dumps(body))
+    else:
+        print(f"{folder}\n{table(found.bits_per_byte, others, read)}")
+    return 0
+
+
+def sample(arguments: list[str]) -> int:
+    """The verb `sample`."""
+    defaults = {
+        "run": "",
+        "step": -1,
+        "prompt": "def ",
+        "length": 400,
+        "temperature": 0.8,
+        "top_k": 0,
+        "top_p": 0.95,
+        "seed": 0,
+    }
+    options = _options(arguments, SAMPLE, defaults)
+    if options is None:
+        return 0
+    from trainer.load import load_model
+    from trainer.sample import Display, Drawing, generate
+
+    drawing = Drawing(options["temperature"], options["top_k"], options["top_p"], options["seed"])
+    model, _, _ = load_model(Path(options["run"]), options["step"], needs_raw=True)
+    display = Display()
+    prompt = options["prompt"].encode("utf-8", "surrogateescape")
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    print(display.feed(prompt), end="", flush=True)
+    for byte in generate(model, prompt, options["length"], drawing):
+        print(display.feed(bytes([byte])), end="", flush=True)
+    print(display.feed(b"", final=True))
+    return 0
+
+
+def plan(arguments: list[str]) -> int:
+    """The verb `plan`, which needs no torch."""
+    from trainer import plan_cli
+
+    return plan_cli.main(arguments) or 0
+
+
+def newest_set(data: Path = Path("data")) -> Path:
+    """The set under data/ whose manifest is the youngest."""
+    manifests = sorted(data.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        raise ByteproxyError(f"no shard set under {data}/: give --shards, or build one with `make shards CORPUS=…`")
+    return manifests[-1].parent
+
+
+def _begun(run: Path) -> settings.Config | None:
+    """The config of a run that has a checkpoint: what is not given anew stays as it was."""
+    path = run / "config.json"
+    if not path.exists() or not any((run / "checkpoints").glob("step_*")):
+        return None
+    try:
+        stored: dict[str, Any] = json.loads(path.read_bytes())
+        return settings.make_config({name: stored[name] for name in stored.keys() & settings.names()})
+    except (ValueError, AttributeError):
+        raise ByteproxyError(
+            f"{path}: not a valid config; it is rewritten if you give --run and all settings anew"
+        ) from None
+
+
+def _with_run(values: dict[str, Any], config: settings.Config, folder: Path) -> settings.Config:
+    base = _begun(folder)
+    return settings.make_config(values | {"run": str(folder), "shards": config.shards}, base)
+
+
+def _options(arguments: list[str], usage: str, defaults: dict[str, Any]) -> dict[str, Any] | None:
+    """Flags of a small verb against their defaults; None after printing the usage."""
+    if {"-h", "--help"} & set(arguments):
+        print(usage, end="")
+        return None
+    options = settings.parse_options(arguments, defaults)
+    if not options["run"]:
+        raise ByteproxyError(f"--run: the folder of a run expected{_runs_there_are()}")
+    return options
+
+
+def _runs_there_are() -> str:
+    found = sorted(Path("runs").glob("*/checkpoints"), key=lambda path: path.stat().st_mtime)
+    return f", for instance --run {found[-1].parent}" if found else ""
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "evaluate": evaluate, "sample": sample, "plan": plan}
+
+
+def entry() -> NoReturn:
+    """The installed command."""
+    run(main)
+
+
+if __name__ == "__main__":
+    entry()

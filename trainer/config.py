@@ -1,0 +1,255 @@
+"""The configuration of a run: one dataclass that is the TOML file, the flags and their help at once.
+
+A value comes from the preset, over which goes a TOML file, over which go the flags. Nothing here imports torch.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ByteproxyError
+
+MODES = ("proxy", "bytes", "tokens", "parallel")
+
+
+def _say(default: Any, text: str, choices: Sequence[str] = (), *, free: bool = False) -> Any:
+    """A field with its help, its allowed values, and whether a resumed run may change it (it moves no weight)."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "free": free})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run. Lengths are in tokens (ids), rates and fractions in [0, 1]."""
+
+    shards: str = _say("", "folder of the shard set; by default the newest under data/", free=True)
+    run: str = _say("", "folder of the run; by default runs/<set>-<preset>", free=True)
+    preset: str = _say("demo", "sizes to start from: demo (CPU, minutes), 5m, 25m, 100m, 500m")
+    seed: int = _say(0, "of the initial weights, the order and the layouts of documents")
+    device: str = _say("auto", "cpu or cuda; auto: cuda where there is one")
+    dtype: str = _say(
+        "auto", "of activations; auto: bfloat16 where the processor has it", ("auto", "float32", "bfloat16")
+    )
+    threads: int = _say(0, "CPU threads of a step; 0: all cores. Part of what a result depends on")
+
+    mode: str = _say("proxy", "recipe: both views mixed, one view only, or both unpaired (parallel)", MODES)
+    view: str = _say("", "compressed view to train on; by default the set's first")
+    rate: float = _say(0.9, "share of compressed streams in the steady phase")
+    rate_start: float = _say(0.4, "the same at step 0; it rises linearly during the translation warm-up")
+    translation: float = _say(0.2, "first part of the steps, in which documents may hold both views")
+    anneal: float = _say(0.0, "last part of the steps, which trains on raw bytes alone")
+
+    steps: int = _say(1000, "optimizer steps")
+    context: int = _say(512, "inputs a row")
+    batch_rows: int = _say(16, "rows a step")
+    micro_rows: int = _say(0, "rows a forward pass, whose gradients are summed up; 0: all. Fewer take less memory")
+    lr: float = _say(3e-3, "peak learning rate")
+    warmup_steps: int = _say(50, "steps over which the learning rate rises from 0")
+    schedule: str = _say("cosine", "of the learning rate: cosine, or warm-up, stable, linear decay", ("cosine", "wsd"))
+    decay: float = _say(0.5, "last part of the steps over which wsd decays")
+    lr_floor: float = _say(0.1, "learning rate of the last step, as a part of the peak")
+    weight_decay: float = _say(0.1, "of AdamW, on the matrices of the body")
+    beta1: float = _say(0.9, "of AdamW")
+    beta2: float = _say(0.95, "of AdamW")
+    clip: float = _say(1.0, "largest norm of the gradient; 0: any")
+
+    width: int = _say(192, "of the residual stream")
+    layers: int = _say(4, "transformer blocks")
+    heads: int = _say(3, "query heads")
+    kv_heads: int = _say(3, "key and value heads, each shared by heads / kv_heads query heads")
+    head_dim: int = _say(64, "width of a head")
+    mlp: int = _say(512, "hidden width of the SwiGLU layer")
+    rope_theta: float = _say(10000.0, "base of the rotary position embedding")
+
+    checkpoint_every: int = _say(200, "steps between checkpoints; one is always written at the end", free=True)
+    keep: int = _say(2, "checkpoints to keep; 0: all", free=True)
+    eval_every: int = _say(250, "steps between evaluations on held-out raw bytes; 0: only at the end", free=True)
+    eval_bytes: int = _say(131072, "held-out bytes of an evaluation in mid-run; the last one takes all", free=True)
+    log_every: int = _say(10, "steps between lines on the console; metrics.jsonl has every step", free=True)
+    prefetch: int = _say(2, "batches prepared ahead, in a thread", free=True)
+    check: bool = _say(True, "check each document's checksum when it is read", free=True)
+    prompt: str = _say("def ", "that the sample at the end continues", free=True)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if (choices := field.metadata["choices"]) and getattr(self, field.name) not in choices:
+                raise ByteproxyError(
+                    f"{flag(field.name)}: {getattr(self, field.name)!r} found, one of {', '.join(choices)} expected"
+                )
+        for name in ("rate", "rate_start", "translation", "anneal", "decay", "lr_floor", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, a number from 0 to 1 expected")
+        for name in ("steps", "context", "batch_rows", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "lr"):
+            if getattr(self, name) <= 0:
+                raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
+        for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "eval_every", "eval_bytes",
+                     "log_every", "prefetch", "clip", "weight_decay"):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
+        if self.mode == "proxy" and self.translation + self.anneal > 1:
+            raise ByteproxyError(
+                f"--translation {self.translation} and --anneal {self.anneal}: together at most 1 expected"
+            )
+        if self.heads % self.kv_heads:
+            raise ByteproxyError(f"--heads {self.heads}: a multiple of --kv-heads {self.kv_heads} expected")
+        if self.head_dim % 2:
+            raise ByteproxyError(f"--head-dim {self.head_dim}: an even number expected")
+        if self.micro_rows and self.batch_rows % self.micro_rows:
+            raise ByteproxyError(
+                f"--batch-rows {self.batch_rows}: a multiple of --micro-rows {self.micro_rows} expected"
+            )
+
+
+# Bodies of about the size that the name says (embeddings and heads come on top: 640 raw rows, and twice the view's).
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {"steps": 1000, "anneal": 0.6, "schedule": "wsd", "decay": 0.5},
+    "5m": {"width": 256, "layers": 6, "heads": 4, "kv_heads": 2, "mlp": 768, "steps": 5000, "context": 1024,
+           "batch_rows": 16, "lr": 3e-3, "warmup_steps": 200, "checkpoint_every": 500, "eval_every": 500},
+    "25m": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 4, "mlp": 1536, "steps": 10000, "context": 2048,
+            "batch_rows": 32, "lr": 2e-3, "warmup_steps": 300, "checkpoint_every": 1000, "eval_every": 1000},
+    "100m": {"width": 768, "layers": 14, "heads": 12, "kv_heads": 4, "mlp": 2432, "steps": 20000, "context": 4096,
+             "batch_rows": 64, "lr": 1.5e-3, "warmup_steps": 500, "checkpoint_every": 1000, "eval_every": 1000},
+    "500m": {"width": 1536, "layers": 18, "heads": 12, "kv_heads": 4, "head_dim": 128, "mlp": 4608, "steps": 50000,
+             "context": 4096, "batch_rows": 512, "micro_rows": 8, "lr": 1.2e-3, "warmup_steps": 500,
+             "checkpoint_every": 1000, "eval_every": 1000},
+}  # fmt: skip
+
+
+def names() -> set[str]:
+    """Of all fields."""
+    return set(_TYPES)
+
+
+def flag(name: str) -> str:
+    """How a field is spelt on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def make_config(values: Mapping[str, Any], base: Config | None = None) -> Config:
+    """A config of explicit values over `base`, or where there is none over their preset. Types are checked."""
+    if base is None:
+        name = values.get("preset", "demo")
+        if name not in PRESETS:
+            raise ByteproxyError(f"preset {name!r} found, one of {', '.join(PRESETS)} expected")
+        base = Config(preset=name, **PRESETS[name])
+    return dataclasses.replace(base, **{name: _typed(name, value) for name, value in values.items()})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values in a TOML file of `key = value` lines. Unknown keys are refused."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ByteproxyError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ByteproxyError(f"{path}: not valid TOML ({error})") from None
+    for key in values:
+        known_key(key, f"{path}: key {key!r}")
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def parse_flags(arguments: Iterable[str], extra: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """Flags (`--key value`, `--key=value`, `--check`, `--no-check`) to config values, and those named in `extra`."""
+    values: dict[str, Any] = {}
+    others: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("--"):
+            raise ByteproxyError(f"{argument!r} found, a flag like --steps expected; see --help")
+        key, equals, text = argument[2:].partition("=")
+        key = key.replace("-", "_")
+        if key.startswith("no_") and key[3:] in _TYPES and _TYPES[key[3:]] is bool and not equals:
+            values[key[3:]] = False
+            continue
+        known_key(key, argument.partition("=")[0], extra)
+        if not equals:
+            if _TYPES.get(key) is bool:
+                text = "true"
+            elif (text := next(rest, None)) is None:  # type: ignore[assignment]
+                raise ByteproxyError(f"{argument}: a value expected after it")
+        if key in _TYPES:
+            values[key] = from_text(key, text, _TYPES[key])
+        else:
+            others[key] = text
+    return values, others
+
+
+def parse_options(arguments: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of a verb that has but a few, over their defaults, whose types they take."""
+    values = dict(defaults)
+    rest = iter(arguments)
+    for argument in rest:
+        key, equals, text = argument.removeprefix("--").partition("=")
+        key = key.replace("-", "_")
+        if not argument.startswith("--") or key not in defaults:
+            near = difflib.get_close_matches(key, defaults, 1, 0.4)
+            hint = f"did you mean {flag(near[0])}?" if near else "see --help"
+            raise ByteproxyError(f"{argument.partition('=')[0]} is not known; {hint}")
+        if not equals:
+            if isinstance(defaults[key], bool):
+                text = "true"
+            elif (text := next(rest, None)) is None:  # type: ignore[assignment]
+                raise ByteproxyError(f"{argument}: a value expected after it")
+        values[key] = from_text(key, text, type(defaults[key]))
+    return values
+
+
+def known_key(key: str, place: str, extra: Sequence[str] = ()) -> None:
+    """Refuse a key that is none, naming the nearest that is."""
+    known = [*_TYPES, *extra]
+    if key.replace("-", "_") not in known:
+        near = difflib.get_close_matches(key.replace("-", "_"), known, 1, 0.4)
+        hint = f"did you mean {flag(near[0])}?" if near else "see --help"
+        raise ByteproxyError(f"{place} is not known; {hint}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines `key: old → new` for what a resumed run may not change."""
+    fixed = [f.name for f in dataclasses.fields(Config) if not f.metadata["free"]]
+    absent = "(unset)"
+    return [
+        f"{flag(name)}: {old.get(name, absent)} → {new.get(name, absent)}"
+        for name in fixed
+        if old.get(name, absent) != new.get(name, absent)
+    ]
+
+
+def describe_fields(base: Config) -> str:
+    """One line a field for --help: flag, default, meaning."""
+    lines = []
+    for field in dataclasses.fields(Config):
+        default = getattr(base, field.name)
+        choices = f" [{'|'.join(field.metadata['choices'])}]" if field.metadata["choices"] else ""
+        shown = f"{flag(field.name)} {default!r}" if default == "" else f"{flag(field.name)} {default}"
+        lines.append(f"  {shown:<30} {field.metadata['help']}{choices}")
+    return "\n".join(lines)
+
+
+_TYPES: dict[str, type] = {f.name: f.type for f in dataclasses.fields(Config)}  # type: ignore[misc]
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A value of the field's type; an integer passes for a number, nothing else for anything else."""
+    wanted = _TYPES[name]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise ByteproxyError(f"{flag(name)}: {value!r} found, {_NAMES[wanted]} expected")
+    return value
+
+
+def from_text(name: str, text: str, wanted: type) -> Any:
+    """A flag's text as a value of the wanted type."""
+    try:
+        if wanted is bool:
+            return _BOOLEANS[text.lower()]
+        return int(text.replace("_", "")) if wanted is int else wanted(text)
+    except (ValueError, KeyError):
+        raise ByteproxyError(f"{flag(name)}: {text!r} found, {_NAMES[wanted]} expected") from None
+
+
+_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

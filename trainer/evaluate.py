@@ -1,0 +1,153 @@
+"""Held-out bits per byte on raw text: what a model is worth as a compressor of bytes it has not seen.
+
+A document is read as in training: `bos <raw> bytes </raw> eos`, packed into rows, a row that begins inside a document
+behind `bos <raw>` of its own. Counted are the nats of every byte and of `</raw>`, without which a decoder would not
+know where a document ends (gzip, zstd and brotli pay for that too); `eos` follows always and is not counted. Divided by
+ln 2 and by the bytes of text. Counts are int64, sums float64.
+"""
+
+import gzip
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from shards.manifest import write_atomically
+from shards.reader import ShardSet, Split
+from trainer.attention import document_attention, prepare_documents
+from trainer.batch import Batch, build_batch
+from trainer.model import Model
+from trainer.plan import CUT, DONE, END_OVERHEAD, SHORTEST, Piece, Plan
+from trainer.specials import EOS
+
+COMPRESSORS = ("gzip -9", "zstd -19", "brotli -11")
+BASELINES_FILE = "baselines.json"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A model's figure on some documents."""
+
+    nats: float
+    bytes: int
+    documents: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / max(self.bytes, 1)
+
+
+def score(model: Model, split: Split, rows: int, context: int, limit: int = 0) -> Score:
+    """Raw bits per byte over a split, or over its first `limit` bytes (0: all; documents lie in random order)."""
+    device = next(model.parameters()).device
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    model.eval()
+    with torch.inference_mode():
+        for batch in batches(split, rows, context, limit):
+            nats += batch_nats(model, batch).sum(dtype=torch.float64)
+    model.train()
+    pieces = list(cut_documents(split, context, limit))
+    return Score(float(nats), sum(p.end - p.begin for p in pieces), len({p.ordinal for p in pieces}))
+
+
+def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
+    """Nats of each counted target of a batch of raw rows, in order: (C,) float32, logits in float32."""
+    device = next(model.parameters()).device
+    ids_RT, views_RT, positions_RT, targets_RT, counted_RT = (
+        torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        for array in (batch.ids_RT, batch.views_RT, batch.positions_RT, batch.targets_RT, batch.counted_RT)
+    )
+    documents = prepare_documents(batch.cu_seqlens, len(ids_RT), ids_RT.shape[1], device, model.dtype)
+    x_RTW = model(ids_RT, views_RT, positions_RT, lambda _, q, k, v: document_attention(q, k, v, documents))
+    wanted_RT = counted_RT & (targets_RT != EOS)
+    logits_CK = model.logits(x_RTW[wanted_RT].float(), 0)
+    return nn.functional.cross_entropy(logits_CK, targets_RT[wanted_RT].long(), reduction="none")
+
+
+def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[Piece]:
+    """The split's documents, in order of number, as raw pieces of consecutive rows, up to `limit` bytes (0: all)."""
+    row = at = 0
+    left = limit or None
+    for ordinal in range(len(split)):
+        length, begin, piece = split.length("raw", ordinal), 0, None
+        if left is not None:
+            if left == 0:
+                return
+            wanted, left = min(length, left), max(0, left - length)
+        else:
+            wanted = length
+        while piece is None or (piece.tail is not DONE and begin < wanted):
+            if context + 1 - at < SHORTEST:
+                row, at = row + 1, 0
+            room = context + 1 - at - 2
+            ends = length - begin + END_OVERHEAD <= room and wanted == length
+            end = min(wanted, begin + room)
+            piece = Piece(row, at, ordinal, 0, begin, end, True, DONE if ends else CUT, end - begin)
+            yield piece
+            begin, at = end, at + piece.length
+
+
+def batches(split: Split, rows: int, context: int, limit: int = 0) -> Iterator[Batch]:
+    """The pieces as batches of `rows` rows."""
+    waiting: list[Piece] = []
+    first = 0
+    for piece in cut_documents(split, context, limit):
+        if piece.row >= first + rows:
+            yield build_batch(Plan(0, waiting, 0, 0), split, [], rows, context)
+            waiting, first = [], first + rows
+        waiting.append(piece._replace(row=piece.row - first))
+    if waiting:
+        yield build_batch(Plan(0, waiting, 0, 0), split, [], rows, context)
+
+
+def baselines(shard_set: ShardSet, split: str = "val", limit: int = 0, cache: Path | None = None) -> dict[str, float]:
+    """Bits per byte of gzip -9, zstd -19 and brotli -11 on the same documents, each compressed by itself.
+
+    `cache`: a folder that keeps the figures, by the documents' digest and the libraries' versions.
+    """
+    import brotli
+    import zstandard
+
+    compressors: dict[str, Callable[[bytes], bytes]] = {
+        "gzip -9": lambda raw: gzip.compress(raw, 9, mtime=0),
+        "zstd -19": zstandard.ZstdCompressor(level=19).compress,
+        "brotli -11": lambda raw: brotli.compress(raw, quality=11),
+    }
+    key = [shard_set.manifest.view_digest(split, "raw"), limit, zstandard.__version__, brotli.__version__]
+    if cache and (known := _read_cache(cache / BASELINES_FILE)).get("of") == key:
+        return known["bits_per_byte"]
+    sizes, total, left = dict.fromkeys(compressors, 0), 0, limit
+    documents = shard_set.split(split)
+    for ordinal in range(len(documents)):
+        raw = documents.raw(ordinal).tobytes()
+        if limit:
+            raw, left = raw[:left], left - len(raw[:left])
+        total += len(raw)
+        for name, compress in compressors.items():
+            sizes[name] += len(compress(raw))
+        if limit and not left:
+            break
+    found = {name: 8 * size / max(total, 1) for name, size in sizes.items()}
+    if cache:
+        write_atomically(cache / BASELINES_FILE, json.dumps({"of": key, "bits_per_byte": found}).encode())
+    return found
+
+
+def _read_cache(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_bytes())
+        return body if isinstance(body, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def table(bits_per_byte: float, others: dict[str, float], read: str) -> str:
+    """The model beside the compressors, as text."""
+    lines = [f"Held-out raw bytes ({read}), bits per byte:", f"  {'this model':<12} {bits_per_byte:.3f}"]
+    return "\n".join(lines + [f"  {name:<12} {value:.3f}" for name, value in others.items()])

@@ -1,0 +1,36 @@
+"""A trained model from a run's folder, for evaluation and sampling: needs no shard set and no codec."""
+
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ByteproxyError
+from trainer import checkpoint
+from trainer.config import make_config, names
+from trainer.model import Model
+from trainer.runtime import DTYPES, resolve, set_up_torch
+
+
+def load_model(run: Path, step: int = -1, needs_raw: bool = False) -> tuple[Model, dict[str, Any], Path]:
+    """The model of the latest checkpoint, or of a step's, with its state and folder. Raises ByteproxyError.
+
+    `needs_raw` refuses a model that was never trained on raw bytes.
+    """
+    steps = checkpoint.steps_of(run)
+    if not steps:
+        raise ByteproxyError(f"{run} has no checkpoint: no run, or one that was stopped before its first")
+    if step >= 0 and step not in steps:
+        raise ByteproxyError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+    folder = checkpoint.folder_of(run, steps[-1] if step < 0 else step)
+    state = checkpoint.read_state(folder)
+    config = make_config({key: value for key, value in state["config"].items() if key in names()})
+    if needs_raw and config.mode == "tokens":
+        raise ByteproxyError(
+            f"{run} was trained in mode tokens, on no raw bytes: it can neither read nor write them. "
+            "Train one in mode proxy, bytes or parallel"
+        )
+    config = resolve(config, state["config"])
+    set_up_torch(config)
+    model = Model(config, state["tables"], DTYPES[config.dtype])
+    weights = checkpoint.read_tensors(folder, checkpoint.MODEL, dict(model.named_parameters()))
+    model.load_state_dict(weights)
+    return model.to(config.device), state, folder

@@ -1,0 +1,98 @@
+"""`RUN/metrics.jsonl`: one object a step, each step exactly once, also after a kill and a resume.
+
+Lines are written from tensors that stay on the device until a flush, so that no step waits for its own loss. A flush is
+due before a checkpoint: then the file holds every step up to the checkpoint's, and a resume cuts off what lies beyond.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards.errors import ByteproxyError
+from shards.manifest import write_atomically
+
+FILE = "metrics.jsonl"
+_NATS_PER_BIT = float(np.log(2))
+
+
+def step_figures(
+    views: Sequence[str], symbols: np.ndarray, raw_bytes: np.ndarray, nats: Sequence[float]
+) -> dict[str, Any]:
+    """What a step says of each view: targets, bytes of text, nats a target, bits per raw byte (absent if none)."""
+    figures: dict[str, Any] = {"loss": sum(nats) / max(int(symbols.sum()), 1)}
+    for view, count, text, nat in zip(views, symbols.tolist(), raw_bytes.tolist(), nats, strict=True):
+        figures |= {f"symbols/{view}": count, f"bytes/{view}": text}
+        if count:
+            figures |= {f"loss/{view}": nat / count, f"bpb/{view}": nat / _NATS_PER_BIT / max(text, 1)}
+    return figures
+
+
+class Metrics:
+    """Appends to the file; `resume` steps are kept of what is there."""
+
+    def __init__(self, run: Path, views: Sequence[str], resume: int) -> None:
+        self.path, self.views = run / FILE, views
+        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= resume]
+        write_atomically(self.path, b"".join(kept))
+        self._file = self.path.open("ab")
+        self._waiting: list[tuple[dict[str, Any], np.ndarray, np.ndarray, Tensor]] = []
+
+    def add(self, plain: dict[str, Any], symbols: np.ndarray, raw_bytes: np.ndarray, measured: Tensor) -> None:
+        """Queue a step. `measured`: nats by view, then the gradient's norm, (V + 2,) on the device."""
+        self._waiting.append((plain, symbols, raw_bytes, measured))
+
+    def flush(self, last: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Write the queued steps out and return them; `last` goes onto the last of them.
+
+        Raises ByteproxyError at the first step whose loss or gradient is not finite; steps before it are written.
+        """
+        if not self._waiting:
+            return []
+        rows = torch.stack([measured for *_, measured in self._waiting]).tolist()
+        entries: list[dict[str, Any]] = []
+        bad: dict[str, Any] | None = None
+        for (plain, symbols, raw_bytes, _), (*nats, norm) in zip(self._waiting, rows, strict=True):
+            entries.append(plain | step_figures(self.views, symbols, raw_bytes, nats) | {"grad_norm": norm})
+            if not np.isfinite(entries[-1]["loss"] + norm):
+                bad = entries.pop()
+                break
+        if entries:
+            entries[-1] |= last or {}
+        self._file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
+        self._file.flush()
+        self._waiting = []
+        if bad:
+            raise ByteproxyError(_not_finite(bad))
+        return entries
+
+    def sync(self) -> None:
+        """Make what was flushed durable; due before a checkpoint is."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The file's whole lines; a torn last one, of a killed run, is no line."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _not_finite(entry: dict[str, Any]) -> str:
+    losses = ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if key.startswith("loss"))
+    return (
+        f"step {entry['step']}: loss or gradient is not finite ({losses}, grad_norm {entry['grad_norm']:.4g}, "
+        f"lr {entry['lr']:.3g}). Checkpoints from before it are kept; start a new run with a lower --lr or --clip"
+    )

@@ -1,0 +1,161 @@
+"""The model: the Qwen3 architecture over bytes, with an embedding table and an output head for each view.
+
+Pre-norm blocks, RMSNorm with a gain, per-head norm of queries and keys before rotary embedding, grouped queries,
+SwiGLU, no biases. Parameters bear Qwen3's names; index 0 of `embed_tokens` and `lm_head` is raw, index v the v-th view.
+
+Weights are float32; activations have the dtype that the embedding is cast to.
+
+Legend: R rows, T inputs a row, W width, H query heads, G key-value heads, D width of a head, N positions, K rows
+of a table.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import Config
+from trainer.specials import RAW_ROWS, SPECIALS
+
+EPSILON = 1e-6
+INIT_STD = 0.02
+
+# (layer, q_RTHD, k_RTGD, v_RTGD) -> out_RTHD: attention over a packed batch, or over a cache of what came before
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+def table_rows(alphabets: Sequence[int]) -> list[int]:
+    """Rows of each table: raw, then one for each compressed view's alphabet."""
+    return [RAW_ROWS, *(SPECIALS + alphabet for alphabet in alphabets)]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * gain over the last dimension, in float32 whatever the dtype of x."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON) * self.weight).to(x.dtype)
+
+
+class Linear(nn.Linear):
+    """Without bias; the float32 weight is cast to the dtype of its input, as autocast would."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; which keys a query sees is the caller's `attend`."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.q_proj = Linear(config.width, config.heads * config.head_dim)
+        self.k_proj = Linear(config.width, config.kv_heads * config.head_dim)
+        self.v_proj = Linear(config.width, config.kv_heads * config.head_dim)
+        self.o_proj = Linear(config.heads * config.head_dim, config.width)
+        self.q_norm, self.k_norm = RMSNorm(config.head_dim), RMSNorm(config.head_dim)
+
+    def forward(self, x_RTW: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        q_RTHD, k_RTGD, v_RTGD = (
+            project(x_RTW).unflatten(-1, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q_RTHD, k_RTGD = rotate(self.q_norm(q_RTHD), *rotation), rotate(self.k_norm(k_RTGD), *rotation)
+        return self.o_proj(attend(self.layer, q_RTHD, k_RTGD, v_RTGD).flatten(2))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.width, config.mlp)
+        self.up_proj = Linear(config.width, config.mlp)
+        self.down_proj = Linear(config.mlp, config.width)
+
+    def forward(self, x_RTW: Tensor) -> Tensor:
+        return self.down_proj(nn.functional.silu(self.gate_proj(x_RTW)) * self.up_proj(x_RTW))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a norm and added to the stream."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm, self.self_attn = RMSNorm(config.width), Attention(config, layer)
+        self.post_attention_layernorm, self.mlp = RMSNorm(config.width), MLP(config)
+
+    def forward(self, x_RTW: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        x_RTW = x_RTW + self.self_attn(self.input_layernorm(x_RTW), rotation, attend)
+        return x_RTW + self.mlp(self.post_attention_layernorm(x_RTW))
+
+
+class Model(nn.Module):
+    """`tables`: rows of each view's table, see `table_rows`. Weights come from `config.seed` alone."""
+
+    def __init__(self, config: Config, tables: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config, self.tables, self.dtype = config, list(tables), dtype
+        self.embed_tokens = nn.ModuleList(nn.Embedding(rows, config.width) for rows in tables)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.width)
+        self.lm_head = nn.ModuleList(Linear(config.width, rows) for rows in tables)
+        self.initialise(config.seed)
+
+    def initialise(self, seed: int) -> None:
+        """Normal weights; projections back into the stream start at zero, so each block starts as the identity."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    parameter.zero_()
+                elif parameter.dim() == 2:
+                    parameter.normal_(0.0, INIT_STD, generator=generator)
+
+    def forward(self, ids_RT: Tensor, views_RT: Tensor, positions_RT: Tensor, attend: Attend) -> Tensor:
+        """The stream after the last norm, (R, T, W): what `logits` turns into predictions."""
+        x_RTW = self.embed(ids_RT, views_RT).to(self.dtype)
+        rotation = rotation_at(positions_RT, self.config.head_dim, self.config.rope_theta, self.dtype)
+        for block in self.layers:
+            x_RTW = block(x_RTW, rotation, attend)
+        return self.norm(x_RTW)
+
+    def embed(self, ids_RT: Tensor, views_RT: Tensor) -> Tensor:
+        """Look each id up in its own view's table. Shapes do not depend on how many positions each view has."""
+        x_RTW = self.embed_tokens[0](torch.where(views_RT == 0, ids_RT, 0))
+        for view, table in enumerate(self.embed_tokens[1:], 1):
+            mine_RT = views_RT == view
+            x_RTW = torch.where(mine_RT[..., None], table(torch.where(mine_RT, ids_RT, 0)), x_RTW)
+        return x_RTW
+
+    def logits(self, x_NW: Tensor, view: int) -> Tensor:
+        """Predictions of the head of a view (0: raw), (N, K of the view), float32."""
+        return self.lm_head[view](x_NW).float()
+
+
+def rotation_at(positions_RT: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary embedding, each (R, T, 1, D / 2); angles in float32."""
+    rates_D = theta ** -(torch.arange(0, head_dim, 2, device=positions_RT.device, dtype=torch.float32) / head_dim)
+    angles_RTD = positions_RT[..., None].float() * rates_D
+    return angles_RTD.cos()[:, :, None].to(dtype), angles_RTD.sin()[:, :, None].to(dtype)
+
+
+def rotate(x_RTHD: Tensor, cos_RT1D: Tensor, sin_RT1D: Tensor) -> Tensor:
+    """Rotate pairs made of a head's first and second half."""
+    first, second = x_RTHD.chunk(2, -1)
+    return torch.cat((first * cos_RT1D - second * sin_RT1D, second * cos_RT1D + first * sin_RT1D), -1)
+
+
+def count_parameters(config: Config, tables: Sequence[int]) -> dict[str, int]:
+    """Parameters by part, by formula: `body` (blocks and last norm), `embeddings`, `heads`."""
+    attention = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads) + 2 * config.head_dim
+    block = attention + 3 * config.width * config.mlp + 2 * config.width
+    table = sum(tables) * config.width
+    return {"body": config.layers * block + config.width, "embeddings": table, "heads": table}

@@ -1,0 +1,42 @@
+"""The machine side of a config: device, dtype and threads made definite, and torch set up for them."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from shards.errors import ByteproxyError
+from trainer.config import Config
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve(config: Config, stored: Mapping[str, Any]) -> Config:
+    """Replace `auto` and 0 by what a checkpoint's config says, else by what this machine has."""
+    device, dtype, threads = config.device, config.dtype, config.threads
+    if device == "auto":
+        device = stored.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ByteproxyError(
+            f"--device {device}: this torch ({torch.__version__}) sees no CUDA device; --device cpu expected"
+        )
+    if dtype == "auto":
+        dtype = stored.get("dtype") or ("bfloat16" if device.startswith("cuda") or _has_bfloat16() else "float32")
+    threads = threads or stored.get("threads") or len(os.sched_getaffinity(0))
+    return dataclasses.replace(config, device=device, dtype=dtype, threads=threads)
+
+
+def set_up_torch(config: Config) -> None:
+    """Threads as configured; on the CPU, only algorithms that give the same bits each time."""
+    torch.set_num_threads(config.threads)
+    if config.device == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # a guard against bugs that costs a pass over memory
+        )
+
+
+def _has_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

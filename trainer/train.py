@@ -1,0 +1,246 @@
+"""The training loop, from config to final table, top to bottom. `train(config)` can be called from a test.
+
+RUN/
+  config.json         every setting, resolved          metrics.jsonl    one object a step
+  checkpoints/        the last few, see checkpoint.py  result.json      the final figures; its presence says: done
+On the CPU a run is a function of its config and the shard set alone, through any number of kills and resumes.
+"""
+
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shards.errors import ByteproxyError
+from shards.manifest import write_atomically
+from shards.reader import ShardSet
+from trainer import checkpoint, evaluate
+from trainer.attention import document_attention, prepare_documents
+from trainer.batch import Batch
+from trainer.config import Config, differences
+from trainer.loader import Loader, views_of_run
+from trainer.loss import nats_by_view
+from trainer.metrics import Metrics
+from trainer.model import Model, count_parameters, table_rows
+from trainer.optim import clip_gradients, learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from trainer.report import Console, Totals, final_table
+from trainer.runtime import DTYPES, resolve, set_up_torch
+from trainer.sample import Drawing, sample_text
+
+RESULT = "result.json"
+SAMPLE_BYTES = 400
+
+
+def train(config: Config) -> dict[str, Any]:
+    """Train to the last step, from the run's latest checkpoint if there is one; evaluate; return the figures.
+
+    A SIGINT or SIGTERM saves a checkpoint and returns early with its number under `signal`.
+    """
+    if not config.shards or not config.run:
+        raise ByteproxyError("--shards and --run: a folder each expected")
+    shard_set, run = ShardSet.open(config.shards, config.check), Path(config.run)
+    with checkpoint.locked(run):
+        state = latest_state(run)
+        config = resolve(config, state["config"] if state else {})
+        views = views_of_run(shard_set, config)
+        digests = digests_of(shard_set, [view.name for view in views])
+        if state:
+            check_resumable(run, state, config, digests)
+        if (run / RESULT).exists() and state and state["step"] == config.steps:
+            return announce_finished(run)
+        (run / RESULT).unlink(missing_ok=True)
+        write_atomically(run / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode() + b"\n")
+        set_up_torch(config)
+        return _train(config, run, shard_set, ["raw", *(view.name for view in views)], digests, state)
+
+
+def _train(
+    config: Config,
+    run: Path,
+    shard_set: ShardSet,
+    views: list[str],
+    digests: dict[str, str],
+    state: dict[str, Any] | None,
+) -> dict[str, Any]:
+    tables = table_rows([shard_set.view(view).alphabet for view in views[1:]])
+    model = Model(config, tables, DTYPES[config.dtype]).to(config.device)
+    optimizer = make_optimizer(model, config)
+    totals = Totals.empty(views)
+    if state:
+        restore(checkpoint.folder_of(run, state["step"]), model, optimizer)
+        totals = Totals.from_json(state["totals"])
+    step, planner_state = (state["step"], state["planner"]) if state else (0, None)
+    console = Console(config, views, totals)
+    console.opening(run, count_parameters(config, tables), step)
+
+    def save() -> None:
+        metrics.sync()  # the lines of the steps before the state that says they are done
+        checkpoint.save(run, step, dict(model.named_parameters()), optimizer_tensors(model, optimizer), {
+            "planner": planner_state, "totals": totals.to_json(), "config": dataclasses.asdict(config),
+            "views": views, "tables": tables, "digests": digests, "torch": torch.__version__,
+        })  # fmt: skip
+        checkpoint.prune(run, config.keep)
+
+    with (
+        Loader(shard_set, config, planner_state, config.prefetch) as batches,
+        Metrics(run, views, step) as metrics,
+        stop_signals() as received,
+    ):
+        for batch, planner_state in batches:  # noqa: B007  `save` closes over it
+            rate = learning_rate(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            nats_V = backward(model, batch, config.micro_rows or config.batch_rows)
+            norm = clip_gradients(model, config.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            step += 1
+            totals.add(batch)
+            plain = {"step": step, "lr": rate, "documents": batch.documents, "unpaired": batch.unpaired}
+            metrics.add(plain | console.tick(), batch.symbols, batch.raw_bytes, torch.cat((nats_V, norm[None])))
+            last, stopping = step == config.steps, bool(received)
+            saving = last or stopping or (config.checkpoint_every and step % config.checkpoint_every == 0)
+            looking = not last and config.eval_every and step % config.eval_every == 0 and config.mode != "tokens"
+            if looking or saving or step % max(config.log_every, 1) == 0 or step == 1:
+                held_out = None
+                if looking:
+                    found = evaluate.score(
+                        model, shard_set.split("val"), config.batch_rows, config.context, config.eval_bytes
+                    )
+                    held_out = {"val_bpb": found.bits_per_byte}
+                console.line(metrics.flush(held_out))
+            if saving:
+                save()
+            if stopping and not last:
+                console.stopped(run, step)
+                return {"run": str(run), "step": step, "signal": int(received[0])}
+    return finish(config, run, model, shard_set, totals, step)
+
+
+def backward(model: Model, batch: Batch, micro_rows: int) -> Tensor:
+    """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,)."""
+    device, count = model.norm.weight.device, max(int(batch.symbols.sum()), 1)
+    total_V = torch.zeros(len(model.tables), device=device)
+    rows, context = batch.ids_RT.shape
+    for first in range(0, rows, micro_rows):
+        part = slice(first, first + micro_rows)
+        ids_RT, views_RT, positions_RT, targets_RT, counted_RT = (
+            torch.from_numpy(array[part]).to(device, non_blocking=True)
+            for array in (batch.ids_RT, batch.views_RT, batch.positions_RT, batch.targets_RT, batch.counted_RT)
+        )
+        bounds = np.clip(batch.cu_seqlens - first * context, 0, micro_rows * context)
+        documents = prepare_documents(bounds, micro_rows, context, device, model.dtype)
+        x_RTW = model(
+            ids_RT,
+            views_RT,
+            positions_RT,
+            lambda _, q, k, v, documents=documents: document_attention(q, k, v, documents),
+        )
+        nats_V = nats_by_view(
+            model, x_RTW.flatten(0, 1), views_RT.flatten(), targets_RT.flatten().long(), counted_RT.flatten()
+        )
+        (nats_V.sum() / count).backward()
+        total_V += nats_V.detach()
+    return total_V
+
+
+def finish(config: Config, run: Path, model: Model, shard_set: ShardSet, totals: Totals, step: int) -> dict[str, Any]:
+    """Evaluate on all of val, sample, write result.json, print the table."""
+    result: dict[str, Any] = {"run": str(run), "step": step, "shards": config.shards, "mode": config.mode}
+    result |= {"symbols": totals.symbols, "bytes_of_text": totals.raw_bytes, "seconds": round(totals.seconds, 1)}
+    if config.mode != "tokens":
+        val = shard_set.split("val")
+        print(f"evaluating on {len(val)} held-out documents, and gzip, zstd and brotli on the same …", flush=True)
+        found = evaluate.score(model, val, config.batch_rows, config.context)
+        others = evaluate.baselines(shard_set, cache=run)
+        result |= {"raw_bpb": found.bits_per_byte, "val_bytes": found.bytes, "val_documents": found.documents}
+        result |= {"baselines": others, "prompt": config.prompt}
+        result["sample"] = sample_text(model, config.prompt.encode(), SAMPLE_BYTES, Drawing(seed=config.seed))
+    write_atomically(run / RESULT, json.dumps(result, indent=1).encode() + b"\n")
+    print(final_table(result), flush=True)
+    return result
+
+
+def announce_finished(run: Path) -> dict[str, Any]:
+    """Say that there is nothing left to do, with the figures of then."""
+    result = json.loads((run / RESULT).read_bytes())
+    print(
+        f"{run} is done: {result['step']} steps. Give another --run to train again.\n\n{final_table(result)}",
+        flush=True,
+    )
+    return result
+
+
+def latest_state(run: Path) -> dict[str, Any] | None:
+    """state.json of the run's latest checkpoint, if it has one."""
+    steps = checkpoint.steps_of(run)
+    return checkpoint.read_state(checkpoint.folder_of(run, steps[-1])) if steps else None
+
+
+def digests_of(shard_set: ShardSet, views: Sequence[str]) -> dict[str, str]:
+    """What of a set a run depends on: its documents, their order, and the views trained on."""
+    manifest = shard_set.manifest
+    return {"order": manifest.order_digest("train")} | {
+        view: manifest.view_digest("train", view) for view in ["raw", *views]
+    }
+
+
+def check_resumable(run: Path, state: dict[str, Any], config: Config, digests: dict[str, str]) -> None:
+    """Refuse to go on with what would make another run of it."""
+    if changed := differences(state["config"], dataclasses.asdict(config)):
+        lines = "\n  ".join(changed)
+        raise ByteproxyError(
+            f"{run} was begun with another config:\n  {lines}\nLeave these away to continue it, or give another --run"
+        )
+    if changed := [name for name, digest in digests.items() if state["digests"].get(name) != digest]:
+        raise ByteproxyError(
+            f"{run} was begun on other data: {', '.join(changed)} of {config.shards} differ from its set. "
+            "Give that set with --shards, or another --run"
+        )
+
+
+def restore(folder: Path, model: Model, optimizer: torch.optim.AdamW) -> None:
+    """Load a checkpoint's weights and optimizer state, checked."""
+    parameters = dict(model.named_parameters())
+    weights = checkpoint.read_tensors(folder, checkpoint.MODEL, parameters)
+    expected = {
+        f"{name}.{entry}": tensor
+        for name, parameter in parameters.items()
+        for entry, tensor in (("exp_avg", parameter), ("exp_avg_sq", parameter), ("step", torch.zeros(())))
+    }
+    moments = checkpoint.read_tensors(folder, checkpoint.OPTIMIZER, expected)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    load_optimizer_tensors(model, optimizer, moments)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects the first SIGINT or SIGTERM, to stop between two steps; a second one ends the process at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        received.append(number)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
+        print("\nstopping after this step, to save a checkpoint; once more to leave at once", flush=True)
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
