@@ -53,6 +53,7 @@ class Piece(NamedTuple):
 
     row: int
     at: int  # token position of the piece's first token in the row
+    number: int  # running number of the document in the run; number // documents is the epoch
     ordinal: int  # document number in the split
     view: int  # 0 raw, v >= 1 the v-th view of the run
     begin: int  # symbols [begin, end)
@@ -181,13 +182,13 @@ class Planner:
             return self._place_pair(row, at, lane, document)
         parallel = document.layout == Layout.PARALLEL
         view = lane.part if parallel else int(document.layout == Layout.COMPRESSED)
-        piece = self._stream_piece(row, at, document.ordinal, view, lane.offset)
+        piece = self._stream_piece(row, at, lane, document.ordinal, view)
         if piece.tail is DONE:
             return [piece], Lane(lane.number, lane.start, 1) if parallel and lane.part == 0 else Lane()
         return [piece], lane._replace(offset=piece.end)
 
-    def _stream_piece(self, row: int, at: int, ordinal: int, view: int, begin: int) -> Piece:
-        column = self.views[view - 1].name if view else "raw"
+    def _stream_piece(self, row: int, at: int, lane: Lane, ordinal: int, view: int) -> Piece:
+        column, begin = self.views[view - 1].name if view else "raw", lane.offset
         length, room = self.split.length(column, ordinal), self.row_tokens - at - 2  # behind bos and the sentinel
         ends = length - begin + END_OVERHEAD <= room
         end = length if ends else min(length, begin + room)
@@ -195,7 +196,7 @@ class Planner:
         if view:  # bytes behind a part of the symbols: by proportion, so that the parts add up to the document
             raw = self.split.length("raw", ordinal)
             text = raw * end // max(length, 1) - raw * begin // max(length, 1)
-        return Piece(row, at, ordinal, view, begin, end, True, DONE if ends else CUT, text)
+        return Piece(row, at, lane.number, ordinal, view, begin, end, True, DONE if ends else CUT, text)
 
     def _place_pair(self, row: int, at: int, lane: Lane, document: _Opened) -> tuple[list[Piece], Lane]:
         """The longest anchor-to-anchor pair that fits the rest of the row, so that no half lacks its counterpart."""
@@ -221,8 +222,8 @@ class Planner:
         pieces = []
         for half, view in enumerate(views):
             tail = (JOIN if ends else JOIN_CUT) if half == 0 else (DONE if ends else CUT)
-            pieces.append(
-                Piece(row, at, document.ordinal, view, *spans[view], bos=half == 0, tail=tail, text=raw_1 - raw_0)
-            )
-            at += pieces[-1].length
+            span, text = spans[view], raw_1 - raw_0
+            piece = Piece(row, at, lane.number, document.ordinal, view, *span, bos=half == 0, tail=tail, text=text)
+            pieces.append(piece)
+            at += piece.length
         return pieces, Lane() if ends else lane._replace(offset=until)
