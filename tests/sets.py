@@ -11,7 +11,12 @@ from shards.writer import Document, table_of, write_shard
 
 
 def build_set(
-    folder: Path, train: Iterable[bytes], val: Iterable[bytes], *specs: str, shards: int = 1, row_group_bytes: int = 1 << 27
+    folder: Path,
+    train: Iterable[bytes],
+    val: Iterable[bytes],
+    *specs: str,
+    shards: int = 1,
+    row_group_bytes: int = 1 << 27,
 ) -> Path:
     """A shard set of these documents with the views of `specs`; codecs that need it are fitted on the train split."""
     splits = {"train": sorted(set(train), key=document_id), "val": sorted(set(val), key=document_id)}
@@ -31,7 +36,9 @@ def build_set(
     for split, raws in splits.items():
         (folder / split).mkdir(parents=True)
         documents = [
-            Document(raw, path=f"{split}/{i}.py", language="python", encoded={n: c.encode(raw) for n, c in codecs.items()})
+            Document(
+                raw, path=f"{split}/{i}.py", language="python", encoded={n: c.encode(raw) for n, c in codecs.items()}
+            )
             for i, raw in enumerate(raws)
         ]
         step, written = -(-len(documents) // shards) or 1, []
