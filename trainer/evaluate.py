@@ -72,25 +72,24 @@ def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
 
 def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[Piece]:
     """The split's documents, in order of number, as raw pieces of consecutive rows, up to `limit` bytes (0: all)."""
-    row = at = 0
-    left = limit or None
+    row = at = taken = 0
     for ordinal in range(len(split)):
-        length, begin, piece = split.length("raw", ordinal), 0, None
-        if left is not None:
-            if left == 0:
-                return
-            wanted, left = min(length, left), max(0, left - length)
-        else:
-            wanted = length
-        while piece is None or (piece.tail is not DONE and begin < wanted):
+        length = split.length("raw", ordinal)
+        wanted = min(length, limit - taken) if limit else length
+        begin, done = 0, False
+        while not done:
             if context + 1 - at < SHORTEST:
                 row, at = row + 1, 0
-            room = context + 1 - at - 2
-            ends = length - begin + END_OVERHEAD <= room and wanted == length
+            room = context + 1 - at - 2  # behind bos and the sentinel
+            whole = wanted == length and length - begin + END_OVERHEAD <= room
             end = min(wanted, begin + room)
-            piece = Piece(row, at, ordinal, 0, begin, end, True, DONE if ends else CUT, end - begin)
+            piece = Piece(row, at, ordinal, ordinal, 0, begin, end, True, DONE if whole else CUT, end - begin)
             yield piece
             begin, at = end, at + piece.length
+            done = whole or end == wanted < length
+        taken += wanted
+        if limit and taken == limit:
+            return
 
 
 def batches(split: Split, rows: int, context: int, limit: int = 0) -> Iterator[Batch]:

@@ -3,23 +3,55 @@
 Only counted positions reach a head, and each only its own view's: the large head of a compressed view costs nothing at
 raw positions.
 
-Legend: N positions of a (micro-)batch, C counted ones of a view, W width, V compressed views.
+Legend: N positions of a (micro-)batch, C counted ones of a view, W width, K rows of its table, V compressed views.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.model import Model
+
+CHUNK_LOGITS = 1 << 19  # logits worked on at once: they stay in the cache, and never exist for all positions
 
 
 def nats_by_view(model: Model, x_NW: Tensor, views_N: Tensor, targets_N: Tensor, counted_N: Tensor) -> Tensor:
     """Cross-entropy in nats, summed over the counted targets of each view: (V + 1,) float32."""
-    return torch.stack(
-        [_nats(model, x_NW, targets_N, counted_N & (views_N == view), view) for view in range(len(model.tables))]
-    )
+    nats = []
+    for view, weight in enumerate(model.heads()):
+        index_C = (counted_N & (views_N == view)).nonzero().squeeze(1)
+        nats.append(summed_nats(x_NW.index_select(0, index_C), weight, targets_N.index_select(0, index_C)))
+    return torch.stack(nats)
 
 
-def _nats(model: Model, x_NW: Tensor, targets_N: Tensor, mine_N: Tensor, view: int) -> Tensor:
-    index_C = mine_N.nonzero().squeeze(1)
-    logits_CK = model.logits(x_NW.index_select(0, index_C), view)
-    return nn.functional.cross_entropy(logits_CK, targets_N.index_select(0, index_C), reduction="sum")
+def summed_nats(x_CW: Tensor, weight_KW: Tensor, targets_C: Tensor) -> Tensor:
+    """Cross-entropy of a linear head in nats, summed over positions: a float32 scalar. Logits in the dtype of x."""
+    return _HeadLoss.apply(x_CW, weight_KW, targets_C)
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Works out loss and gradients chunk by chunk in the forward pass; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(ctx: Any, x_CW: Tensor, weight_KW: Tensor, targets_C: Tensor) -> Tensor:
+        weight = weight_KW.to(x_CW.dtype)
+        d_x, d_weight = torch.empty_like(x_CW), torch.zeros_like(weight_KW)
+        nats = torch.zeros((), device=x_CW.device)
+        size = max(1, CHUNK_LOGITS // len(weight))
+        for x, targets, out in zip(x_CW.split(size), targets_C.split(size), d_x.split(size), strict=True):
+            logits = (x @ weight.T).float()
+            total = logits.logsumexp(-1, keepdim=True)
+            nats += (total - logits.gather(1, targets[:, None])).sum()
+            d_logits = logits.sub_(total).exp_()  # softmax, less 1 at the target
+            d_logits.scatter_add_(1, targets[:, None], d_logits.new_full((len(targets), 1), -1.0))
+            d_logits = d_logits.to(x.dtype)
+            torch.mm(d_logits, weight, out=out)
+            d_weight += d_logits.T @ x
+        ctx.save_for_backward(d_x, d_weight)
+        return nats
+
+    @staticmethod
+    def backward(ctx: Any, d_nats: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        d_x, d_weight = ctx.saved_tensors
+        return d_x * d_nats, d_weight * d_nats, None

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import Config
+from trainer.norm import rms_norm
 from trainer.specials import RAW_ROWS, SPECIALS
 
-EPSILON = 1e-6
 INIT_STD = 0.02
 
 # (layer, q_RTHD, k_RTGD, v_RTGD) -> out_RTHD: attention over a packed batch, or over a cache of what came before
@@ -37,8 +37,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPSILON) * self.weight).to(x.dtype)
+        return rms_norm(x, self.weight)
 
 
 class Linear(nn.Linear):
@@ -134,6 +133,10 @@ class Model(nn.Module):
             mine_RT = views_RT == view
             x_RTW = torch.where(mine_RT[..., None], table(torch.where(mine_RT, ids_RT, 0)), x_RTW)
         return x_RTW
+
+    def heads(self) -> list[Tensor]:
+        """The output matrices by view, (K, W) each."""
+        return [head.weight for head in self.lm_head]  # type: ignore[misc]
 
     def logits(self, x_NW: Tensor, view: int) -> Tensor:
         """Predictions of the head of a view (0: raw), (N, K of the view), float32."""

@@ -33,9 +33,8 @@ def set_up_torch(config: Config) -> None:
     torch.set_num_threads(config.threads)
     if config.device == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = (
-            False  # a guard against bugs that costs a pass over memory
-        )
+        # else every torch.empty is filled, which guards against bugs and costs a pass over memory
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _has_bfloat16() -> bool:
