@@ -71,7 +71,7 @@ class _Build:
         self.encode()
         manifest, report = self.describe()
         report["seconds"] |= {"total": perf_counter() - begin}
-        texts = {REPORT: pretty(report), "README.md": card(manifest, report, self.config.out.name)}
+        texts = {REPORT: pretty(report), "README.md": card(manifest, report)}
         publish(self.scratch, self.config.out, manifest, texts)
         print(summary(manifest, report, str(self.config.out)))
 

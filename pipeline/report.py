@@ -58,7 +58,7 @@ def summary(manifest: Manifest, report: Mapping[str, Any], out: str) -> str:
     return "\n".join(lines)
 
 
-def card(manifest: Manifest, report: Mapping[str, Any], name: str) -> str:
+def card(manifest: Manifest, report: Mapping[str, Any]) -> str:
     """README.md of the set: a short data card, deterministic."""
     views = "\n".join(
         f"| {view.name} | {view.kind} | {view.width} | {view.alphabet} | {report['views'][view.name]['ratio']:.2f} |"
@@ -69,9 +69,9 @@ def card(manifest: Manifest, report: Mapping[str, Any], name: str) -> str:
         f"| {split} | {facts['documents']} | {facts['bytes']} | {facts['shards']} |"
         for split, facts in report["splits"].items()
     )
-    return f"""# {name}
+    return f"""# A byteproxy shard set
 
-A byteproxy shard set: documents as raw bytes, beside compressed views of the same documents. Ordinary Parquet files, one
+Documents as raw bytes, beside compressed views of the same documents. Ordinary Parquet files, one
 row a document; `manifest.json` is the entry point.
 
 | split | documents | bytes | shards |

@@ -4,14 +4,19 @@ The local runner is Beam's FnApiRunner and nothing else: its DirectRunner first 
 several workers each is a process of `pipeline.worker`, which gets the pipeline's options and dies with its parent.
 """
 
+import _thread
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
@@ -42,11 +47,8 @@ class LocalRunner(FnApiRunner):
         if self._workers > 1:
             options.view_as(DirectOptions).direct_num_workers = self._workers
             self._default_environment = SubprocessSDKEnvironment.from_command_string(self._worker_command())
-            described = {
-                f"beam:option:{name}:v1": value
-                for name, value in options.get_all_options(drop_default=True).items()
-                if value is not None
-            }
+            given = options.get_all_options(drop_default=True).items()
+            described = {f"beam:option:{name}:v1": _as_flag(value) for name, value in given if value is not None}
             information = beam_provision_api_pb2.ProvisionInfo(
                 retrieval_token="unused", pipeline_options=dict_to_struct(described)
             )
@@ -59,6 +61,13 @@ class LocalRunner(FnApiRunner):
         path = os.pathsep.join([home, *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-m", "pipeline.worker", str(os.getpid()), str(self._scratch.workers)]
         return f"PYTHONPATH={shlex.quote(path)} exec {shlex.join(command)}"
+
+
+def _as_flag(value: Any) -> Any:
+    """An option's value for the workers: numbers as text, for a protobuf struct would make 2 into 2.0."""
+    if isinstance(value, list):
+        return [_as_flag(item) for item in value]
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def check_runner(name: str) -> None:
@@ -77,7 +86,7 @@ def run_graph(
     options.view_as(SetupOptions).save_main_session = False
     engine = LocalRunner(workers, scratch) if runner == "LocalRunner" else runner
     try:
-        with beam.Pipeline(runner=engine, options=options) as root:
+        with _watching_workers(), beam.Pipeline(runner=engine, options=options) as root:
             build(root)
     except ByteproxyError:
         raise
@@ -86,6 +95,35 @@ def run_graph(
         if cause is error:
             raise
         raise cause from None
+
+
+@contextmanager
+def _watching_workers() -> Iterator[None]:
+    """Beam waits for ever for a worker process that has died: stop waiting, and say so.
+
+    The thread that waits for the process raises when it ends badly; that is all there is to hold on to.
+    """
+    died: list[str] = []
+    before = threading.excepthook
+
+    def hook(arguments: Any) -> None:
+        if arguments.thread is not None and arguments.thread.name == "run_worker":
+            if not died:
+                died.append(str(arguments.exc_value))
+                _thread.interrupt_main()
+        elif not isinstance(arguments.exc_value, grpc.RpcError):  # these only say that the other end has gone
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except KeyboardInterrupt:
+        if died:
+            text = f"a worker process ended unexpectedly ({died[0]}). If it was killed, memory may have run out"
+            raise ByteproxyError(f"{text}: build with fewer --workers") from None
+        raise
+    finally:
+        threading.excepthook = before
 
 
 def quiet_beam() -> None:

@@ -35,8 +35,8 @@ class Scratch:
 
     @property
     def workers(self) -> Path:
-        """Locked (shared) by every worker process, so that a later build can wait for orphans."""
-        return self.root / "workers.lock"
+        """Locked (shared) by every worker process, so that a later build can wait for orphans; their output too."""
+        return self.root / "workers.log"
 
     @property
     def twins(self) -> Path:
