@@ -83,11 +83,11 @@ class Config:
             if not 0 <= getattr(self, name) <= 1:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, a number from 0 to 1 expected")
         for name in ("steps", "context", "batch_rows", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "lr"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
         for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "eval_every", "eval_bytes",
                      "log_every", "prefetch", "clip", "weight_decay"):  # fmt: skip
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
         if self.mode == "proxy" and self.translation + self.anneal > 1:
             raise ByteproxyError(
@@ -147,61 +147,52 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ByteproxyError(f"{path}: not valid TOML ({error})") from None
     for key in values:
-        known_key(key, f"{path}: key {key!r}")
+        known_key(key, f"{path}: key {key!r}", _TYPES)
     return {key.replace("-", "_"): value for key, value in values.items()}
 
 
-def parse_flags(arguments: Iterable[str], extra: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+def parse_flags(arguments: Sequence[str], extra: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """Flags (`--key value`, `--key=value`, `--check`, `--no-check`) to config values, and those named in `extra`."""
-    values: dict[str, Any] = {}
-    others: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
+    found = _split_flags(arguments, _TYPES | dict.fromkeys(extra, str))
+    values = {key: _from_text(key, text, _TYPES[key]) for key, text in found.items() if key in _TYPES}
+    return values, {key: text for key, text in found.items() if key in extra}
+
+
+def parse_options(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of a verb that has but a few, over their defaults, whose types they take."""
+    types = {key: type(value) for key, value in defaults.items()}
+    found = _split_flags(arguments, types)
+    return dict(defaults) | {key: _from_text(key, text, types[key]) for key, text in found.items()}
+
+
+def _split_flags(arguments: Sequence[str], types: Mapping[str, type]) -> dict[str, str]:
+    """Flags as key and text. A boolean may stand without a value, or as --no-key."""
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
         if not argument.startswith("--"):
             raise ByteproxyError(f"{argument!r} found, a flag like --steps expected; see --help")
-        key, equals, text = argument[2:].partition("=")
-        key = key.replace("-", "_")
-        if key.startswith("no_") and key[3:] in _TYPES and _TYPES[key[3:]] is bool and not equals:
-            values[key[3:]] = False
-            continue
-        known_key(key, argument.partition("=")[0], extra)
+        name, equals, text = argument.partition("=")
+        key = name[2:].replace("-", "_")
+        if types.get(key.removeprefix("no_")) is bool and key not in types and not equals:
+            key, equals, text = key.removeprefix("no_"), "=", "false"
+        known_key(key, name, types)
         if not equals:
-            if _TYPES.get(key) is bool:
+            if rest and not (types[key] is bool and rest[0].startswith("--")):
+                text = rest.pop(0)
+            elif types[key] is bool:
                 text = "true"
-            elif (text := next(rest, None)) is None:  # type: ignore[assignment]
-                raise ByteproxyError(f"{argument}: a value expected after it")
-        if key in _TYPES:
-            values[key] = from_text(key, text, _TYPES[key])
-        else:
-            others[key] = text
-    return values, others
+            else:
+                raise ByteproxyError(f"{name}: a value expected after it")
+        found[key] = text
+    return found
 
 
-def parse_options(arguments: Iterable[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags of a verb that has but a few, over their defaults, whose types they take."""
-    values = dict(defaults)
-    rest = iter(arguments)
-    for argument in rest:
-        key, equals, text = argument.removeprefix("--").partition("=")
-        key = key.replace("-", "_")
-        if not argument.startswith("--") or key not in defaults:
-            near = difflib.get_close_matches(key, defaults, 1, 0.4)
-            hint = f"did you mean {flag(near[0])}?" if near else "see --help"
-            raise ByteproxyError(f"{argument.partition('=')[0]} is not known; {hint}")
-        if not equals:
-            if isinstance(defaults[key], bool):
-                text = "true"
-            elif (text := next(rest, None)) is None:  # type: ignore[assignment]
-                raise ByteproxyError(f"{argument}: a value expected after it")
-        values[key] = from_text(key, text, type(defaults[key]))
-    return values
-
-
-def known_key(key: str, place: str, extra: Sequence[str] = ()) -> None:
-    """Refuse a key that is none, naming the nearest that is."""
-    known = [*_TYPES, *extra]
+def known_key(key: str, place: str, known: Iterable[str]) -> None:
+    """Refuse a key that is not among the known, naming the nearest that is."""
     if key.replace("-", "_") not in known:
-        near = difflib.get_close_matches(key.replace("-", "_"), known, 1, 0.4)
+        near = difflib.get_close_matches(key.replace("-", "_"), list(known), 1, 0.4)
         hint = f"did you mean {flag(near[0])}?" if near else "see --help"
         raise ByteproxyError(f"{place} is not known; {hint}")
 
@@ -242,8 +233,7 @@ def _typed(name: str, value: Any) -> Any:
     return value
 
 
-def from_text(name: str, text: str, wanted: type) -> Any:
-    """A flag's text as a value of the wanted type."""
+def _from_text(name: str, text: str, wanted: type) -> Any:
     try:
         if wanted is bool:
             return _BOOLEANS[text.lower()]

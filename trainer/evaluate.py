@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from shards.manifest import write_atomically
 from shards.reader import ShardSet, Split
-from trainer.attention import document_attention, prepare_documents
 from trainer.batch import Batch, build_batch
+from trainer.feed import rows_of
 from trainer.model import Model
 from trainer.plan import CUT, DONE, END_OVERHEAD, SHORTEST, Piece, Plan
 from trainer.specials import EOS
@@ -45,7 +44,7 @@ class Score:
 
 def score(model: Model, split: Split, rows: int, context: int, limit: int = 0) -> Score:
     """Raw bits per byte over a split, or over its first `limit` bytes (0: all; documents lie in random order)."""
-    device = next(model.parameters()).device
+    device = model.norm.weight.device
     nats = torch.zeros((), dtype=torch.float64, device=device)
     model.eval()
     with torch.inference_mode():
@@ -58,16 +57,11 @@ def score(model: Model, split: Split, rows: int, context: int, limit: int = 0) -
 
 def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
     """Nats of each counted target of a batch of raw rows, in order: (C,) float32, logits in float32."""
-    device = next(model.parameters()).device
-    ids_RT, views_RT, positions_RT, targets_RT, counted_RT = (
-        torch.from_numpy(np.ascontiguousarray(array)).to(device)
-        for array in (batch.ids_RT, batch.views_RT, batch.positions_RT, batch.targets_RT, batch.counted_RT)
-    )
-    documents = prepare_documents(batch.cu_seqlens, len(ids_RT), ids_RT.shape[1], device, model.dtype)
-    x_RTW = model(ids_RT, views_RT, positions_RT, lambda _, q, k, v: document_attention(q, k, v, documents))
-    wanted_RT = counted_RT & (targets_RT != EOS)
-    logits_CK = model.logits(x_RTW[wanted_RT].float(), 0)
-    return nn.functional.cross_entropy(logits_CK, targets_RT[wanted_RT].long(), reduction="none")
+    rows = rows_of(batch, model, 0, len(batch.ids_RT))
+    x_NW = model(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend).flatten(0, 1)
+    wanted_N = rows.counted_N & (rows.targets_N != EOS)
+    logits_CK = model.logits(x_NW[wanted_N].float(), 0)
+    return nn.functional.cross_entropy(logits_CK, rows.targets_N[wanted_N], reduction="none")
 
 
 def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[Piece]:

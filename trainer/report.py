@@ -42,7 +42,7 @@ class Console:
 
     def __init__(self, config: Config, views: Sequence[str], totals: Totals) -> None:
         self.config, self.views, self.totals = config, views, totals
-        self.last_tick = time.monotonic()
+        self.begun = time.monotonic()
         self.steps = 0
         self.bpb: float | None = None
         self.spent = 0.0
@@ -57,10 +57,14 @@ class Console:
             print(f"continuing after step {step}")
         print(end="", flush=True)
 
+    def begin(self) -> None:
+        """From here the next step's time runs; evaluating and saving do not count as training."""
+        self.begun = time.monotonic()
+
     def tick(self) -> dict[str, float]:
-        """To be called once a step: seconds of this one, and in all."""
-        now = time.monotonic()
-        elapsed, self.last_tick = now - self.last_tick, now
+        """A step has ended: its seconds, and those in all. On a device, of what was queued, not of what was done."""
+        elapsed = time.monotonic() - self.begun
+        self.begin()
         self.totals.seconds += elapsed
         self.spent += elapsed
         self.steps += 1

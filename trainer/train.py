@@ -8,6 +8,7 @@ On the CPU a run is a function of its config and the shard set alone, through an
 
 import dataclasses
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +23,9 @@ from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
 from shards.reader import ShardSet
 from trainer import checkpoint, evaluate
-from trainer.attention import document_attention, prepare_documents
 from trainer.batch import Batch
 from trainer.config import Config, differences
+from trainer.feed import rows_of
 from trainer.loader import Loader, views_of_run
 from trainer.loss import nats_by_view
 from trainer.metrics import Metrics
@@ -94,6 +94,7 @@ def _train(
         Metrics(run, views, step) as metrics,
         stop_signals() as received,
     ):
+        console.begin()
         for batch, planner_state in batches:  # noqa: B007  `save` closes over it
             rate = learning_rate(config, step)
             for group in optimizer.param_groups:
@@ -120,7 +121,9 @@ def _train(
                 console.line(metrics.flush(held_out))
             if saving:
                 save()
-            if stopping and not last:
+            if looking or saving:
+                console.begin()
+            if stopping:
                 console.stopped(run, step)
                 return {"run": str(run), "step": step, "signal": int(received[0])}
     return finish(config, run, model, shard_set, totals, step)
@@ -128,26 +131,12 @@ def _train(
 
 def backward(model: Model, batch: Batch, micro_rows: int) -> Tensor:
     """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,)."""
-    device, count = model.norm.weight.device, max(int(batch.symbols.sum()), 1)
-    total_V = torch.zeros(len(model.tables), device=device)
-    rows, context = batch.ids_RT.shape
-    for first in range(0, rows, micro_rows):
-        part = slice(first, first + micro_rows)
-        ids_RT, views_RT, positions_RT, targets_RT, counted_RT = (
-            torch.from_numpy(array[part]).to(device, non_blocking=True)
-            for array in (batch.ids_RT, batch.views_RT, batch.positions_RT, batch.targets_RT, batch.counted_RT)
-        )
-        bounds = np.clip(batch.cu_seqlens - first * context, 0, micro_rows * context)
-        documents = prepare_documents(bounds, micro_rows, context, device, model.dtype)
-        x_RTW = model(
-            ids_RT,
-            views_RT,
-            positions_RT,
-            lambda _, q, k, v, documents=documents: document_attention(q, k, v, documents),
-        )
-        nats_V = nats_by_view(
-            model, x_RTW.flatten(0, 1), views_RT.flatten(), targets_RT.flatten().long(), counted_RT.flatten()
-        )
+    count = max(int(batch.symbols.sum()), 1)
+    total_V = torch.zeros(len(model.tables), device=model.norm.weight.device)
+    for first in range(0, len(batch.ids_RT), micro_rows):
+        rows = rows_of(batch, model, first, micro_rows)
+        x_NW = model(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend).flatten(0, 1)
+        nats_V = nats_by_view(model, x_NW, rows.views_N, rows.targets_N, rows.counted_N)
         (nats_V.sum() / count).backward()
         total_V += nats_V.detach()
     return total_V
@@ -236,7 +225,9 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
         for each in previous:
             signal.signal(each, signal.SIG_DFL)
-        print("\nstopping after this step, to save a checkpoint; once more to leave at once", flush=True)
+        os.write(
+            2, b"\nstopping after this step, to save a checkpoint; once more to leave at once\n"
+        )  # print may be midway
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
