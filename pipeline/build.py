@@ -1,4 +1,4 @@
-"""A build from beginning to end: survey, fit, encode, publish. Each leaves files, and a killed build goes on from them."""
+"""A build from beginning to end: survey, fit, encode, publish. A killed build goes on from the files that each leaves."""
 
 import errno
 import hashlib
@@ -76,26 +76,28 @@ class _Build:
         print(summary(manifest, report, str(self.config.out)))
 
     def survey(self) -> None:
-        """Read every document once; afterwards it is known which are kept, in which split and block, and the rest is rejected."""
-        results = {name: self.scratch.survey(name) for name in ("plan", "blocks", "sample", "rejected", "lines")}
-        if not all(path.exists() for path in results.values()):
+        """Read every document once: which are kept, in which split and block, and why the others are not."""
+        done = self.scratch.survey("done")
+        if not done.exists():
             workers = self.config.workers if self.inventory.bytes > SURVEY_ALONE else 1
             with Watch(self.scratch.progress, "survey", "survey", self.inventory.bytes) as watch:
                 self._run(lambda root: graph.survey(root, self.inventory, self.config, self.scratch), workers)
             self.seconds["survey"] = watch.seconds
-        self.plan, self.blocks, _, rejected, lines = (load_json(path) for path in results.values())
-        self.plan = self.plan[0]
-        self.rejected = sorted(rejected, key=lambda part: part["path"])
-        self.found = self.inventory.found + lines[0]
-        if not self.plan.get("documents", 1):
+            save_json(done, True)
+        parts = sorted(path.name for path in (self.scratch.rejected_facts(0).parent).glob("*.json"))
+        self.rejected = [load_json(self.scratch.rejected_facts(0).with_name(name)) for name in parts]
+        lines = self.scratch.survey("lines")
+        self.found = self.inventory.found + (load_json(lines) if lines.exists() else 0)
+        if not self.scratch.survey("plan").exists():
             reasons = ", ".join(f"{reason} {count}" for reason, (count, _) in self._reasons().items())
-            names = ", ".join(self.config.corpus)
-            raise ByteproxyError(
-                f"{names}: no documents left of {self.found} found{f' ({reasons})' if reasons else ''}"
-            )
-        if "error" in self.plan:
-            raise ByteproxyError(self.plan["error"])
-        self.layouts = {split: Layout(*numbers) for split, numbers in self.plan["splits"].items()}
+            what = f"no documents left of {self.found} found{f' ({reasons})' if reasons else ''}"
+            raise ByteproxyError(f"{', '.join(self.config.corpus)}: {what}")
+        plan = load_json(self.scratch.survey("plan"))
+        if "error" in plan:
+            raise ByteproxyError(plan["error"])
+        self.layouts = {split: Layout(*numbers) for split, numbers in plan["splits"].items()}
+        facts = [self.scratch.index_facts(split, n) for split, lay in self.layouts.items() for n in range(lay.blocks)]
+        self.blocks = [load_json(path) for path in facts if path.exists()]  # a range of ids may hold no document
 
     def fit(self) -> None:
         """Fit the codecs on train documents; each is kept as soon as it is there."""
@@ -149,8 +151,8 @@ class _Build:
         kept, left_out = sum(s.rows for files in splits.values() for s in files), sum(r.rows for r in rejected)
         if kept + left_out != self.found:
             raise ByteproxyError(
-                f"{kept} documents in shards + {left_out} rejected are not the {self.found} found: documents were lost or "
-                "doubled; this is a fault of the program or of the runner, please report it"
+                f"{kept} documents in shards + {left_out} rejected are not the {self.found} found: documents were lost "
+                "or doubled; this is a fault of the program or of the runner, please report it"
             )
         digest = sum(int(block["digest"], 16) for block in self.blocks) % 2**128
         size = sum(layout.bytes for layout in self.layouts.values())

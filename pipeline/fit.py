@@ -1,7 +1,7 @@
 """Fits the codecs, on a deterministic sample of train documents over all languages, and keeps them at once.
 
-The survey has left, for each language, the documents with the lowest keyed draws. Here each language gets a quota of the
-sample: a floor, so that a small language has its symbols too, and the rest by its share of the bytes.
+The survey has left, for each language, the documents with the lowest keyed draws. Here each language gets a quota of
+the sample: a floor, so that a small language has its symbols too, and the rest by its share of the bytes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.config import BuildConfig
 from pipeline.records import load_table
-from pipeline.scratch import Scratch, load_json
+from pipeline.scratch import Scratch
 from pipeline.sources import read_again
 from pipeline.survey import SAMPLE_CAP
 from shards.codecs import Codec, ViewSpec, codec_class
@@ -32,13 +32,12 @@ def quotas(available: Mapping[str, int], sample_bytes: int) -> dict[str, int]:
 def choose_sample(scratch: Scratch, available: Mapping[str, int], sample_bytes: int) -> list[Place]:
     """The places of the documents to fit on, in order of their draws."""
     chosen: list[tuple[int, Place]] = []
-    wanted = quotas(available, sample_bytes)
-    for language, name in load_json(scratch.survey("sample")):
-        candidates = load_table(scratch.sample(name))
+    for language, quota in quotas(available, sample_bytes).items():
+        candidates = load_table(scratch.sample(language))
         columns = (candidates[c].to_pylist() for c in ("draw", "size", "file", "offset", "length", "id"))
         used = 0
         for draw, size, *place in zip(*columns, strict=True):
-            if used >= wanted.get(language or "unknown", 0):
+            if used >= quota:
                 break
             used += min(size, SAMPLE_CAP)
             chosen.append((draw, (place[0], place[1], place[2], place[3])))

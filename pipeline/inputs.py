@@ -1,9 +1,11 @@
 """Finds what there is to read: corpora become work items that workers can take apart, and a fingerprint.
 
-A folder's files are listed here, in one pass that opens none of them; a JSONL file is cut into byte ranges, a compressed
-one is left for a worker to unpack. Symlinks are never followed. Folders of version control and caches (`EXCLUDED`) are
+A folder's files are listed here, in one pass that opens none of them; a JSONL file is cut into byte ranges, a
+compressed one is left for a worker to unpack. Symlinks are never followed. Folders of version control and caches (`EXCLUDED`) are
 not entered, and nothing in them is counted.
 """
+
+# ruff: noqa: PTH115, PTH118 - file names are bytes here, as the operating system spells them
 
 import fnmatch
 import glob
@@ -63,7 +65,8 @@ class Inventory:
     packed: list[Packed] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     found: int = 0
-    bytes: int = 0
+    bytes: int = 0  # of all files
+    line_bytes: int = 0  # of those that are JSONL
     fingerprint: str = ""
 
 
@@ -130,6 +133,7 @@ def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Path) -
             status = corpus.path.stat()
             digest.update(repr((corpus.name, status.st_size, status.st_mtime_ns)).encode())
             inventory.bytes += status.st_size
+            inventory.line_bytes += status.st_size
             if corpus.path.suffix in COMPRESSED:
                 inventory.packed.append(Packed(corpus.name, root))
             else:
@@ -220,8 +224,8 @@ def _corpus_path(spec: str) -> Path:
     stem = path.with_suffix("") if path.suffix in COMPRESSED else path
     if stem.suffix not in JSONL:
         raise ByteproxyError(
-            f"corpus {spec}: a file is expected to be JSONL ({' '.join(JSONL)}, and these with {' or '.join(COMPRESSED)}); "
-            "for source files name their folder"
+            f"corpus {spec}: a file is expected to be JSONL ({' '.join(JSONL)}, and these with "
+            f"{' or '.join(COMPRESSED)}); for source files name their folder"
         )
     if not os.access(path, os.R_OK):
         raise ByteproxyError(f"corpus {spec}: Permission denied")

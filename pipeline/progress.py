@@ -1,5 +1,5 @@
-"""Progress while it happens. Beam's local runner reports its counters only at the end, so workers write how far they are
-into small files of their own, and a thread of the parent adds them up for the terminal.
+"""Progress while it happens. Beam's local runner reports its counters only at the end, so workers write how far they
+are into small files of their own, and a thread of the parent adds them up for the terminal.
 """
 
 import contextlib

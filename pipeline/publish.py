@@ -47,7 +47,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def finished_set(out: Path, config: Mapping[str, Any], stages: Mapping[str, int], fingerprint: str) -> bool:
-    """Is there already the set that is asked for? Raises ByteproxyError if OUT holds a set of other making, or others' files."""
+    """Is there already the set that is asked for? Raises ByteproxyError if OUT holds another one, or others' files."""
     if not (out / MANIFEST_NAME).exists():
         others = sorted(p.name for p in out.iterdir() if p.name != SCRATCH)
         ours = (out / SCRATCH / "state.json").exists()
@@ -69,8 +69,8 @@ def finished_set(out: Path, config: Mapping[str, Any], stages: Mapping[str, int]
         known = load_json(out / REPORT)["inputs"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ByteproxyError(
-            f"{out} holds a set of this config, but its {REPORT} is missing or damaged, so whether the corpus has changed "
-            "cannot be told: choose another --out"
+            f"{out} holds a set of this config, but its {REPORT} is missing or damaged, so whether the corpus has "
+            "changed cannot be told: choose another --out"
         ) from None
     if known != fingerprint:
         raise ByteproxyError(

@@ -1,4 +1,4 @@
-"""What a build has made, for a person (summary, README.md), and for a program (report.json, which alone has timings)."""
+"""What a build has made: for a person (summary, README.md), for a program (report.json, which alone has timings)."""
 
 import json
 from collections import Counter
@@ -42,16 +42,16 @@ def summary(manifest: Manifest, report: Mapping[str, Any], out: str) -> str:
     lines = [f"{out}: {counts['documents']} documents, {report['bytes'] / 1e6:.1f} MB of text"]
     for split, facts in report["splits"].items():
         share = facts["bytes"] / max(1, report["bytes"])
-        lines.append(
-            f"  {split:9}{facts['documents']:>9} documents {facts['bytes'] / 1e6:>9.1f} MB {share:>6.1%} in {facts['shards']} shards"
-        )
+        size = f"{facts['documents']:>9} documents {facts['bytes'] / 1e6:>9.1f} MB {share:>6.1%}"
+        lines.append(f"  {split:9}{size} in {facts['shards']} shards")
     for name, facts in report["views"].items():
         lines.append(f"  {name:14} ratio {facts['ratio']:5.2f}, {facts['bytes_a_symbol']:5.2f} bytes of text a symbol")
     reasons = ", ".join(f"{reason} {count}" for reason, (count, _) in report["rejected"].items())
     lines.append(f"  rejected {counts['rejected']}{': ' if reasons else ''}{reasons}")
     lines.append(f"  documents {counts['documents']} + rejected {counts['rejected']} = found {counts['found']}")
     lines.append(
-        f"  near-twins of train documents in val: {twins['share']:.1%} of {twins['sampled']} documents, {twins['byte_share']:.1%} of bytes"
+        f"  near-twins of train documents in val: {twins['share']:.1%} of {twins['sampled']} documents, "
+        f"{twins['byte_share']:.1%} of bytes"
     )
     checked = report["checked"]
     lines.append(f"  decoded and compared: {checked} of {counts['documents']} documents, every view")
@@ -83,7 +83,7 @@ row a document; `manifest.json` is the entry point.
 {views}
 
 Languages (documents): {languages}.
-Left out: {manifest.counts["rejected"]} of {manifest.counts["found"]} documents found, each in `rejected/` with its reason.
+Left out: {manifest.counts["rejected"]} of {manifest.counts["found"]} documents found; `rejected/` has each with its reason.
 Identity: `{manifest.identity}`.
 """
 

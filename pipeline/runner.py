@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import grpc
+import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct

@@ -1,7 +1,7 @@
 """Where a build keeps what is not yet a set: OUT/.build, on the file system that the set will lie on.
 
-Every file in it is complete or not there under its name, so a build that was killed goes on from what it finds, provided
-that it is the same build: `state.json` says which one the scratch belongs to.
+Every file in it is complete or not there under its name, so a build that was killed goes on from what it finds,
+provided that it is the same build: `state.json` says which one the scratch belongs to.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.relay import naming_full_disk
+from shards.hashing import keyed_hash
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Scratch:
         return self.root / "survey" / f"{name}.json"
 
     def sample(self, language: str) -> Path:
-        """Candidates for the fitting sample."""
-        return self.root / "sample" / f"{language}.arrow"
+        """A language's candidates for the fitting sample. Names come from metadata: only letters and digits stay."""
+        name = "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in language)
+        return self.root / "sample" / f"{name if len(name) < 200 else keyed_hash('name', 0, name.encode())}.arrow"
 
     def spool(self, name: str) -> Path:
         """An unpacked input."""
@@ -57,6 +59,14 @@ class Scratch:
     def index(self, split: str, block: int) -> Path:
         """A block's records."""
         return self.root / "index" / f"{split}-{block:06d}.arrow"
+
+    def index_facts(self, split: str, block: int) -> Path:
+        """What is known of a block's records; written after them."""
+        return self.root / "index" / f"{split}-{block:06d}.json"
+
+    def rejected_facts(self, number: int) -> Path:
+        """What is known of a file of rejected/; written after it."""
+        return self.root / "rejected" / f"{number:05d}.json"
 
     def block(self, split: str, block: int) -> Path:
         """A block's encoded documents."""

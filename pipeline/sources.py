@@ -3,6 +3,8 @@
 `read_again` fetches a document's bytes by its place when they are needed.
 """
 
+# ruff: noqa: PTH118, PTH123 - file names are bytes here, as the operating system spells them
+
 import errno
 import json
 import os
@@ -174,7 +176,7 @@ def _hash_stream(descriptor: int) -> bytes:
 
 
 def _lines(descriptor: int, item: Lines, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
-    """(offset, length, line) of the lines that begin in the range, blank ones left out; None for a line over `limit`."""
+    """(offset, length, line) of the lines that begin in the range, but for blank ones; None for a line over `limit`."""
     offset = item.start
     if offset:  # a line that begins before the range belongs to the range before; it may end with our first byte
         offset = _line_end(descriptor, item.start - 1, item.end)
@@ -194,7 +196,7 @@ def _lines(descriptor: int, item: Lines, limit: int) -> Iterator[tuple[int, int,
 
 
 def _line_end(descriptor: int, position: int, stop: int | None) -> int:
-    """Where the line that holds the byte at `position` ends: behind its newline, or at the end of the file or `stop`."""
+    """Where the line with the byte at `position` ends: behind its newline, or at the end of the file or `stop`."""
     while stop is None or position < stop:
         part = os.pread(descriptor, 1 << 20, position)
         if not part:

@@ -4,6 +4,8 @@ A file cut short or damaged gives what could be read, up to the last whole line,
 ended; memory stays at a few megabytes whatever the file holds.
 """
 
+# ruff: noqa: PTH123 - file names are bytes here, as the operating system spells them
+
 import contextlib
 import os
 import zlib

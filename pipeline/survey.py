@@ -1,9 +1,9 @@
 """The steps of the survey: read every document once, leave out what must be, and say where each of the others goes.
 
-Beam's elements are batches here; `records.py` says why. What these steps hand to the parent is small and lies in scratch.
+Beam's elements are batches here; `records.py` says why. What they hand to the parent lies in scratch, and is small.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,32 +14,38 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.pvalue import TaggedOutput
 
+from pipeline.config import BuildConfig
 from pipeline.dedup import cut_by_range, deduplicate
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, Packed, line_ranges
 from pipeline.progress import Counter
 from pipeline.records import RECORD, REJECTED, pack, save_table, table, unpack
 from pipeline.relay import naming_full_disk, relayed
-from pipeline.scratch import Scratch
+from pipeline.scratch import Scratch, save_json
 from pipeline.sources import read_files, read_lines
 from pipeline.split import BUCKETS, Layout, bucket_bytes, choose_val, group_buckets
 from pipeline.spool import spool_name, unpack_file
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 
-REJECTED_ROWS = 1_000_000  # about so many rows a file of rejected/
+UNKNOWN = "unknown"  # how reports call the language of a document that has none
 SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 
 
 class Unpack(beam.DoFn):
-    """A compressed input -> ranges of its lines in scratch; what is wrong with it -> `rejected`."""
+    """A compressed input -> ranges of its lines in scratch; what is wrong with it -> `rejected`. Others as they are."""
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch
 
     @relayed
     def process(self, item: tuple[Any, ...]) -> list[Any]:
-        packed = Packed(*item)
+        kind, *parts = item
+        if kind == "rejected":
+            return [TaggedOutput("rejected", parts[0])]
+        if kind != "packed":
+            return [item]
+        packed = Packed(*parts)
         target = self.scratch.spool(spool_name(packed))
         size, rejection = unpack_file(packed, target)
         ranges = [("lines", *part) for part in line_ranges(packed.input, bytes(target), size)]
@@ -121,20 +127,23 @@ class SumBuckets(beam.CombineFn):
         return sums
 
 
-def make_plan(sums: np.ndarray, val_fraction: float, shard_bytes: int, block_bytes: int) -> dict[str, Any]:
+def make_plan(sums: np.ndarray, config: BuildConfig, scratch: Scratch) -> dict[str, Any]:
     """Which buckets are val, and how each split is cut; or, under `error`, why there can be no val."""
     try:
-        val = choose_val(sums[1], val_fraction)
+        val = choose_val(sums[1], config.val_fraction)
     except ByteproxyError as error:
-        return {"error": str(error), "documents": int(sums[0].sum())}
-    in_val = np.zeros(BUCKETS, bool)
-    in_val[val] = True
-    splits = {}
-    for split, chosen in (("train", ~in_val), ("val", in_val)):
-        documents, size = (int(number) for number in sums[:, chosen].sum(axis=1))
-        layout = Layout.of(documents, size, shard_bytes, block_bytes)
-        splits[split] = [layout.documents, layout.bytes, layout.shards, layout.blocks]
-    return {"val": val, "splits": splits}
+        plan: dict[str, Any] = {"error": str(error)}
+    else:
+        in_val = np.zeros(BUCKETS, bool)
+        in_val[val] = True
+        splits = {}
+        for split, chosen in (("train", ~in_val), ("val", in_val)):
+            documents, size = (int(number) for number in sums[:, chosen].sum(axis=1))
+            layout = Layout.of(documents, size, config.shard_bytes, config.block_bytes)
+            splits[split] = [layout.documents, layout.bytes, layout.shards, layout.blocks]
+        plan = {"val": val, "splits": splits}
+    save_json(scratch.survey("plan"), plan)
+    return plan
 
 
 class KeyByBlock(beam.DoFn):
@@ -144,10 +153,10 @@ class KeyByBlock(beam.DoFn):
         self.seed, self.sample_bytes = seed, sample_bytes
 
     @relayed
-    def process(self, packed: bytes, plan: dict[str, Any]) -> Iterator[Any]:
-        return iter([] if "error" in plan else self._keyed(unpack([packed]), plan))
-
-    def _keyed(self, records: pa.Table, plan: dict[str, Any]) -> list[Any]:
+    def process(self, packed: bytes, plan: dict[str, Any]) -> list[Any]:
+        if "error" in plan:
+            return []
+        records = unpack([packed])
         in_val = np.isin(records["bucket"].to_numpy(), np.array(plan["val"], np.int32))
         records = records.drop_columns("bucket")
         results: list[Any] = []
@@ -161,7 +170,7 @@ class KeyByBlock(beam.DoFn):
                 for language in part["language"].unique().to_pylist():
                     chosen_language = part.filter(_equals(part["language"], language))
                     lowest = lowest_draws(chosen_language, self.sample_bytes)
-                    results.append(TaggedOutput("sample", (language or "", pack(lowest))))
+                    results.append(TaggedOutput("sample", (language or UNKNOWN, pack(lowest))))
         return results
 
 
@@ -196,27 +205,25 @@ def lowest_draws(records: pa.Table, sample_bytes: int) -> pa.Table:
 
 
 class SaveSample(beam.DoFn):
-    """(language, candidates) -> scratch; gives the language's file."""
+    """(language, candidates) -> scratch."""
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch
 
     @relayed
-    def process(self, item: tuple[str, bytes]) -> list[list[str]]:
+    def process(self, item: tuple[str, bytes]) -> None:
         language, packed = item
-        name = "".join(c if c.isalnum() else f"_{ord(c):x}_" for c in language) or "unknown"
-        save_table(self.scratch.sample(name), unpack([packed]))
-        return [[language, name]]
+        save_table(self.scratch.sample(language), unpack([packed]))
 
 
 class SaveIndex(beam.DoFn):
-    """((split, block), records) -> scratch, sorted by id; gives the block's facts."""
+    """((split, block), records) -> scratch, sorted by id, and the block's facts beside it."""
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch
 
     @relayed
-    def process(self, item: tuple[tuple[str, int], Iterable[bytes]]) -> list[dict[str, Any]]:
+    def process(self, item: tuple[tuple[str, int], Iterable[bytes]]) -> None:
         (split, block), parts = item
         records = unpack(parts).sort_by("id")
         save_table(self.scratch.index(split, block), records)
@@ -226,48 +233,46 @@ class SaveIndex(beam.DoFn):
         for identity, *described, size in zip(*columns, strict=True):
             text = "\0".join(part or "" for part in described)
             digest += int.from_bytes(blake2b(identity + text.encode(), digest_size=16).digest(), "little")
-            sums = languages.setdefault(described[2] or "unknown", [0, 0])
+            sums = languages.setdefault(described[2] or UNKNOWN, [0, 0])
             sums[0] += 1
             sums[1] += size
         facts = {"split": split, "block": block, "documents": records.num_rows, "bytes": sum(columns[5])}
-        return [facts | {"digest": f"{digest % 2**128:032x}", "languages": languages}]
+        facts |= {"digest": f"{digest % 2**128:032x}", "languages": languages}
+        save_json(self.scratch.index_facts(split, block), facts)
 
 
 class KeyRejected(beam.DoFn):
     """Rejections -> (number of their file, rejections)."""
 
+    def __init__(self, files: int) -> None:
+        self.files = files
+
     @relayed
-    def process(self, packed: bytes, total: int) -> list[tuple[int, bytes]]:
-        files = rejected_files(total)
-        if files == 1:
+    def process(self, packed: bytes) -> list[tuple[int, bytes]]:
+        if self.files == 1:
             return [(0, packed)]
         rows = unpack([packed])
         places = zip(rows["source"].to_pylist(), rows["path"].to_pylist(), strict=True)
-        numbers = np.array([keyed_hash("rejected", 0, s.encode(), p.encode()) * files >> 64 for s, p in places])
+        numbers = np.array([keyed_hash("rejected", 0, s.encode(), p.encode()) * self.files >> 64 for s, p in places])
         return [(int(n), pack(rows.filter(pa.array(numbers == n)))) for n in np.unique(numbers)]
 
 
 class SaveRejected(beam.DoFn):
-    """(number, rejections) -> a Parquet file of the set; gives counts by reason."""
+    """(number, rejections) -> a Parquet file of the set, and counts by reason in scratch."""
 
-    def __init__(self, scratch: Scratch) -> None:
-        self.scratch = scratch
+    def __init__(self, files: int, scratch: Scratch) -> None:
+        self.files, self.scratch = files, scratch
 
     @relayed
-    def process(self, item: tuple[int, Iterable[bytes]], total: int) -> list[dict[str, Any]]:
+    def process(self, item: tuple[int, Iterable[bytes]]) -> None:
         number, parts = item
         rows = unpack(parts).sort_by([(name, "ascending") for name in REJECTED.names])
-        name = f"rejected/part-{number:05d}-of-{rejected_files(total):05d}.parquet"
+        name = f"rejected/part-{number:05d}-of-{self.files:05d}.parquet"
         write_parquet(self.scratch.staged / name, rows)
-        sums = rows.group_by("reason").aggregate([("size", "count"), ("size", "sum"), ("reason", "count")])
+        sums = rows.group_by("reason").aggregate([("size", "sum"), ("reason", "count")])
         facts = zip(*(sums[c].to_pylist() for c in ("reason", "reason_count", "size_sum")), strict=True)
         reasons = {reason: [count, size or 0] for reason, count, size in facts}
-        return [{"path": name, "rows": rows.num_rows, "reasons": reasons}]
-
-
-def rejected_files(total: int) -> int:
-    """Files for so many rejections."""
-    return max(1, -(-total // REJECTED_ROWS))
+        save_json(self.scratch.rejected_facts(number), {"path": name, "rows": rows.num_rows, "reasons": reasons})
 
 
 def write_parquet(path: Path, rows: pa.Table) -> None:

@@ -1,8 +1,8 @@
 """How many val documents have a near-twin in train? Exact duplicates are gone; this counts what is almost the same.
 
 Two documents are near-twins if the Jaccard index of their sets of lines (stripped, not empty) is at least 0.7. A sample
-of val, about `SAMPLE` documents, is held against *every* train document: an inverted index from a line's hash to the val
-documents that have it gives all intersections at once, so the figure is a count and not an estimate of one.
+of val, about `SAMPLE` documents, is held against *every* train document: an inverted index from a line's hash to the
+val documents that have it gives all intersections at once, so the figure is a count and not an estimate of one.
 """
 
 from collections.abc import Sequence

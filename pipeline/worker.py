@@ -34,7 +34,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end is ours
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        for output in (1, 2):  # Beam prints tracebacks of errors that the parent shows as one line; they are in the scratch
+        for output in (
+            1,
+            2,
+        ):  # Beam prints tracebacks of errors that the parent shows as one line; they are in the scratch
             os.dup2(file.fileno(), output)
         from apache_beam.runners.worker import sdk_worker_main
 
