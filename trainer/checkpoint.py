@@ -70,7 +70,7 @@ def save(
         for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, draft / name)
             _sync_file(draft / name)
-            sums[name] = _digest(draft / name)
+            sums[name] = digest_of(draft / name)
         body = {"format": FORMAT, "step": step, "xxh3": sums, **state}
         (draft / STATE).write_text(json.dumps(body, indent=1) + "\n")
         _sync_file(draft / STATE)
@@ -110,7 +110,7 @@ def read_tensors(folder: Path, name: str, expected: Mapping[str, Tensor], device
     """A checkpoint's tensors, their checksum, names, shapes and dtypes checked against `expected`."""
     path = folder / name
     try:
-        if (found := _digest(path)) != (wanted := read_state(folder)["xxh3"].get(name)):
+        if (found := digest_of(path)) != (wanted := read_state(folder)["xxh3"].get(name)):
             raise ByteproxyError(f"{path}: checksum {found} found, {wanted} expected: the file was changed. {_WAY_OUT}")
         with safe_open(path, "pt", device) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
@@ -132,7 +132,8 @@ def read_tensors(folder: Path, name: str, expected: Mapping[str, Tensor], device
 _WAY_OUT = "Remove the checkpoint's folder to go on from the one before it"
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """XXH3-64 of a file, in hex."""
     state = xxhash.xxh3_64()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

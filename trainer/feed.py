@@ -23,10 +23,7 @@ class Rows(NamedTuple):
     attend: Attend
     targets_N: Tensor  # int64
     counted_N: Tensor
-
-    @property
-    def views_N(self) -> Tensor:
-        return self.views_RT.flatten()
+    views_N: Tensor
 
 
 def rows_of(batch: Batch, model: Model, first: int, count: int) -> Rows:
@@ -45,4 +42,5 @@ def rows_of(batch: Batch, model: Model, first: int, count: int) -> Rows:
         lambda layer, q, k, v: document_attention(q, k, v, documents),
         targets_RT.flatten().long(),
         counted_RT.flatten(),
+        views_RT.flatten(),
     )
