@@ -15,7 +15,6 @@ PRESET  ?=
 PROMPT  ?=
 ARGS    ?=
 
-comma := ,
 flag = $(if $(2),$(1) "$(2)")
 
 .PHONY: help setup shards verify train evaluate sample test test-all lint format bench clean
@@ -42,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 
 shards: $(READY) ## a shard set from CORPUS=<folder or file>[,more]; OUT=, VIEWS="sentencepiece gzip zstd brotli", WORKERS=, RUNNER=
 	@test -n "$(CORPUS)" || { echo 'error: CORPUS is missing: make shards CORPUS=<folder or file>[,more] [OUT=<dir>]' >&2; exit 2; }
-	$(BIN)/python -m pipeline build $(foreach c,$(subst $(comma), ,$(CORPUS)),"$(c)") $(call flag,--out,$(OUT)) \
+	$(BIN)/python -m pipeline build "$(CORPUS)" $(call flag,--out,$(OUT)) \
 		$(call flag,--views,$(VIEWS)) $(call flag,--workers,$(WORKERS)) $(call flag,--runner,$(RUNNER)) $(ARGS)
 
 verify: $(READY) ## every checksum and digest of SHARDS=<dir>; decodes every view
