@@ -1,4 +1,4 @@
-"""A build from beginning to end: survey, fit, encode, publish. A killed build goes on from the files that each leaves."""
+"""A build from beginning to end: survey, fit, encode, publish. A killed one goes on from the files that each leaves."""
 
 import errno
 import hashlib
@@ -86,8 +86,8 @@ class _Build:
             save_json(done, True)
         parts = sorted(path.name for path in (self.scratch.rejected_facts(0).parent).glob("*.json"))
         self.rejected = [load_json(self.scratch.rejected_facts(0).with_name(name)) for name in parts]
-        lines = self.scratch.survey("lines")
-        self.found = self.inventory.found + (load_json(lines) if lines.exists() else 0)
+        beside = self.scratch.survey("found")
+        self.found = self.inventory.found + (load_json(beside) if beside.exists() else 0)
         if not self.scratch.survey("plan").exists():
             reasons = ", ".join(f"{reason} {count}" for reason, (count, _) in self._reasons().items())
             what = f"no documents left of {self.found} found{f' ({reasons})' if reasons else ''}"

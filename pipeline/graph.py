@@ -49,12 +49,12 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     unpacked = (
         root
         | "inputs" >> beam.Create(list(_work_items(inventory)), reshuffle=False)
-        | "unpack" >> beam.ParDo(Unpack(scratch)).with_outputs("rejected", main="items")
+        | "unpack" >> beam.ParDo(Unpack(scratch)).with_outputs("rejected", "found", main="items")
     )
     read = (
         unpacked.items
         | "spread" >> beam.Reshuffle()
-        | "read" >> beam.ParDo(Read(filters, ranges, scratch)).with_outputs("rejected", "lines", main="records")
+        | "read" >> beam.ParDo(Read(filters, ranges, scratch)).with_outputs("rejected", "found", main="records")
     )
     unique = (
         read.records
@@ -89,7 +89,12 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
         | "by file" >> beam.GroupByKey()
         | "save rejected" >> beam.ParDo(SaveRejected(rejected_files, scratch))
     )
-    read.lines | "count lines" >> _combined(sum) | "save lines" >> beam.Map(partial(save_json, scratch.survey("lines")))
+    (
+        (unpacked.found, read.found)
+        | "found beside files" >> beam.Flatten()
+        | "count" >> _combined(sum)
+        | "save count" >> beam.Map(partial(save_json, scratch.survey("found")))
+    )
 
 
 def encode(root: beam.Pipeline, blocks: Sequence[tuple[str, int]], task: EncodeTask) -> None:

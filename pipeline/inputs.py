@@ -1,8 +1,8 @@
 """Finds what there is to read: corpora become work items that workers can take apart, and a fingerprint.
 
-A folder's files are listed here, in one pass that opens none of them; a JSONL file is cut into byte ranges, a
-compressed one is left for a worker to unpack. Symlinks are never followed. Folders of version control and caches (`EXCLUDED`) are
-not entered, and nothing in them is counted.
+A folder is listed here, in one pass that opens no file; a JSONL file is cut into byte ranges; a compressed one is left
+for a worker to unpack. Symlinks are never followed. Folders of version control and caches (`EXCLUDED`) are not entered,
+and nothing in them is counted.
 """
 
 # ruff: noqa: PTH115, PTH118 - file names are bytes here, as the operating system spells them

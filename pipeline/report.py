@@ -83,7 +83,7 @@ row a document; `manifest.json` is the entry point.
 {views}
 
 Languages (documents): {languages}.
-Left out: {manifest.counts["rejected"]} of {manifest.counts["found"]} documents found; `rejected/` has each with its reason.
+Left out: {manifest.counts["rejected"]} of {manifest.counts["found"]} found, each in `rejected/` with its reason.
 Identity: `{manifest.identity}`.
 """
 

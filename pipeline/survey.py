@@ -33,7 +33,7 @@ SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 
 
 class Unpack(beam.DoFn):
-    """A compressed input -> ranges of its lines in scratch; what is wrong with it -> `rejected`. Others as they are."""
+    """A compressed input -> ranges of its lines in scratch, and its fault -> `rejected`, `found`. Others as they are."""
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch
@@ -49,12 +49,13 @@ class Unpack(beam.DoFn):
         target = self.scratch.spool(spool_name(packed))
         size, rejection = unpack_file(packed, target)
         ranges = [("lines", *part) for part in line_ranges(packed.input, bytes(target), size)]
-        problems = [TaggedOutput("rejected", pack(table([rejection], REJECTED)))] if rejection else []
-        return [*ranges, *problems]
+        if rejection is None:
+            return ranges
+        return [*ranges, TaggedOutput("rejected", pack(table([rejection], REJECTED))), TaggedOutput("found", 1)]
 
 
 class Read(beam.DoFn):
-    """A work item -> (range of ids, records); rejections -> `rejected`; lines found -> `lines`."""
+    """A work item -> (range of ids, records); rejections -> `rejected`; number of lines -> `found`."""
 
     def __init__(self, filters: Filters, ranges: int, scratch: Scratch) -> None:
         self.filters, self.ranges, self.scratch = filters, ranges, scratch
@@ -78,7 +79,7 @@ class Read(beam.DoFn):
         if rejected:
             results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
         if kind == "lines":
-            results.append(TaggedOutput("lines", len(rows) + len(rejected)))
+            results.append(TaggedOutput("found", len(rows) + len(rejected)))
         return results
 
     def teardown(self) -> None:

@@ -1,7 +1,7 @@
 """A worker process of the local runner: Beam's own, which moreover dies with its parent.
 
 Run as `python -m pipeline.worker PARENT LOCK`. It holds LOCK (shared) as long as it lives, so that a build that follows
-a killed one can wait until nobody writes into the scratch any more; and it prints into it, so as not to disturb progress.
+a killed one can wait until nobody writes into the scratch any more; and it prints into it, not over the progress.
 """
 
 import fcntl
