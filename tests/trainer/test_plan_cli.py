@@ -1,0 +1,27 @@
+"""`python -m trainer plan`: deterministic, and without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.sets import build_set, standard_library
+
+
+def plan(folder: Path, *flags: str) -> str:
+    command = [sys.executable, "-c", "import sys; from trainer.__main__ import main; main(sys.argv[1:]); "]
+    command[-1] += "assert 'torch' not in sys.modules"
+    arguments = ["plan", "--shards", str(folder), "--context", "300", "--batch-rows", "2", "--steps", "20", *flags]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_plan_is_printed_a_step_a_line_the_same_each_time_and_loads_no_torch(tmp_path: Path) -> None:
+    texts = standard_library(6000, 12)
+    folder = build_set(tmp_path / "set", texts[1:], texts[:1], "sentencepiece:vocab=400")
+    first = [json.loads(line) for line in plan(folder, "--json").splitlines()]
+    assert first == [json.loads(line) for line in plan(folder, "--json").splitlines()]
+    assert [step["step"] for step in first] == list(range(20)) and len({step["digest"] for step in first}) == 20
+    assert first[-1]["symbols"]["raw"] > 0 and first[-1]["symbols"]["sentencepiece"] == 0  # annealed
+    assert len(plan(folder, "--count", "3").splitlines()) == 3
+    other = [json.loads(line)["digest"] for line in plan(folder, "--json", "--seed", "1").splitlines()]
+    assert not {step["digest"] for step in first} & set(other)
