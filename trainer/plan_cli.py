@@ -16,7 +16,7 @@ from trainer.plan import Planner, PlanState
 USAGE = """usage: python -m trainer plan --shards DIR [--json] [--count N] [--key value …]
 
 For each step of the run that the same settings would train: a digest of the batch's ids, documents begun, bytes of
-text, symbols by view, padding. --count N stops after N steps; --json prints one object a step, with the planner's state.
+text, symbols by view, padding. --count N stops after N steps; --json prints an object a step, with the planner's state.
 
   python -m trainer plan --shards data/stdlib --steps 1000 --count 5
 """
