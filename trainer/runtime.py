@@ -24,7 +24,7 @@ def resolve(config: Config, stored: Mapping[str, Any]) -> Config:
         )
     if dtype == "auto":
         dtype = stored.get("dtype") or ("bfloat16" if device.startswith("cuda") or _has_bfloat16() else "float32")
-    threads = threads or stored.get("threads") or len(os.sched_getaffinity(0))
+    threads = threads or stored.get("threads") or _cores()
     return dataclasses.replace(config, device=device, dtype=dtype, threads=threads)
 
 
@@ -35,6 +35,11 @@ def set_up_torch(config: Config) -> None:
         torch.use_deterministic_algorithms(True)
         # else every torch.empty is filled, which guards against bugs and costs a pass over memory
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _cores() -> int:
+    """That this process may run on, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _has_bfloat16() -> bool:
