@@ -155,9 +155,9 @@ def sample(arguments: list[str]) -> int:
 
 def plan(arguments: list[str]) -> int:
     """The verb `plan`, which needs no torch."""
-    from trainer import plan_cli
+    from trainer.plan_cli import main as show
 
-    return plan_cli.main(arguments) or 0
+    return show(arguments) or 0
 
 
 def newest_set(data: Path = Path("data")) -> Path:
