@@ -36,8 +36,8 @@ class Scratch:
 
     @property
     def workers(self) -> Path:
-        """Locked (shared) by every worker process, so that a later build can wait for orphans; their output too."""
-        return self.root / "workers.log"
+        """Locked (shared) by every worker process, so that a later build can wait for orphans."""
+        return self.root / "workers.lock"
 
     @property
     def twins(self) -> Path:

@@ -33,7 +33,7 @@ SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 
 
 class Unpack(beam.DoFn):
-    """A compressed input -> ranges of its lines in scratch, and its fault -> `rejected`, `found`. Others as they are."""
+    """A compressed input -> ranges of its lines in scratch; faults -> `rejected`, `found`. Other items as they are."""
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch

@@ -1,7 +1,7 @@
 """A worker process of the local runner: Beam's own, which moreover dies with its parent.
 
 Run as `python -m pipeline.worker PARENT LOCK`. It holds LOCK (shared) as long as it lives, so that a build that follows
-a killed one can wait until nobody writes into the scratch any more; and it prints into it, not over the progress.
+a killed one can wait until nobody writes into the scratch any more.
 """
 
 import fcntl
@@ -32,16 +32,13 @@ def main() -> None:
     parent, lock = int(sys.argv[1]), Path(sys.argv[2])
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end is ours
-    with lock.open("ab") as file:
+    with lock.open("ab") as file, Path(os.devnull).open("wb") as nowhere:
         fcntl.flock(file, fcntl.LOCK_SH)
-        for output in (
-            1,
-            2,
-        ):  # Beam prints tracebacks of errors that the parent shows as one line; they are in the scratch
-            os.dup2(file.fileno(), output)
         from apache_beam.runners.worker import sdk_worker_main
 
         logging.disable(logging.CRITICAL)
+        for output in (1, 2):  # Beam prints the tracebacks of errors that the parent gets anyhow and shows as one line
+            os.dup2(nowhere.fileno(), output)
         sdk_worker_main.main(sys.argv)
 
 
