@@ -46,12 +46,13 @@ class Config:
     context: int = _say(512, "inputs a row")
     batch_rows: int = _say(16, "rows a step")
     micro_rows: int = _say(0, "rows a forward pass, whose gradients are summed up; 0: all. Fewer take less memory")
+    optimizer: str = _say("adamw", "muon: for the matrices of the body, adamw for the rest", ("adamw", "muon"))
     lr: float = _say(3e-3, "peak learning rate")
     warmup_steps: int = _say(50, "steps over which the learning rate rises from 0")
     schedule: str = _say("cosine", "of the learning rate: cosine, or warm-up, stable, linear decay", ("cosine", "wsd"))
     decay: float = _say(0.5, "last part of the steps over which wsd decays")
     lr_floor: float = _say(0.1, "learning rate of the last step, as a part of the peak")
-    weight_decay: float = _say(0.1, "of AdamW, on the matrices of the body")
+    weight_decay: float = _say(0.1, "on the matrices of the body")
     beta1: float = _say(0.9, "of AdamW")
     beta2: float = _say(0.95, "of AdamW")
     clip: float = _say(1.0, "largest norm of the gradient; 0: any")
@@ -105,7 +106,7 @@ class Config:
 
 # Bodies of about the size that the name says (embeddings and heads come on top: 640 raw rows, and twice the view's).
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {"steps": 1000, "anneal": 0.6, "schedule": "wsd", "decay": 0.5},
+    "demo": {"steps": 2000, "batch_rows": 8, "optimizer": "muon", "anneal": 0.6, "schedule": "wsd", "decay": 0.5},
     "5m": {"width": 256, "layers": 6, "heads": 4, "kv_heads": 2, "mlp": 768, "steps": 5000, "context": 1024,
            "batch_rows": 16, "lr": 3e-3, "warmup_steps": 200, "checkpoint_every": 500, "eval_every": 500},
     "25m": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 4, "mlp": 1536, "steps": 10000, "context": 2048,

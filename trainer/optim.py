@@ -1,9 +1,11 @@
-"""AdamW and the learning rate, which is a pure function of the step, so that a resume needs no scheduler's state."""
+"""AdamW, Muon, and the learning rate: a pure function of the step, so that a resume needs no scheduler's state."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from trainer.config import Config
 
@@ -24,18 +26,31 @@ def learning_rate(config: Config, step: int) -> float:
     return floor + (config.lr - floor) * left
 
 
-def make_optimizer(model: nn.Module, config: Config) -> torch.optim.AdamW:
-    """AdamW with decay on the matrices of the body alone.
+def make_optimizers(model: nn.Module, config: Config) -> list[Optimizer]:
+    """AdamW for all, or with `muon` Muon for the body's matrices and AdamW for the rest; one learning rate for both.
 
-    Not on gains, whose rest is 1 and not 0; nor on embeddings and heads, whose rare rows would fade between the few
-    steps in which they get a gradient.
+    Weights decay in the body's matrices alone: not gains, whose rest is 1 and not 0; nor embeddings and heads, whose
+    rare rows would fade between the few steps in which they get a gradient.
     """
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (decayed if name.startswith("layers.") and parameter.dim() == 2 else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        (matrices if name.startswith("layers.") and parameter.dim() == 2 else others).append(parameter)
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "muon":
+        return [
+            # `match_rms_adamw` scales the updates to the size of AdamW's, so that its learning rates hold
+            torch.optim.Muon(matrices, config.lr, config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, config.lr, betas, weight_decay=0.0, fused=True),
+        ]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, config.lr, betas, fused=True)]
+
+
+def set_learning_rate(optimizers: Sequence[Optimizer], rate: float) -> None:
+    """For the next update, in every group."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = rate
 
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
@@ -43,18 +58,29 @@ def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors named `<parameter>.<entry>`."""
-    return {
-        f"{name}.{entry}": tensor
-        for name, parameter in model.named_parameters()
-        for entry, tensor in optimizer.state[parameter].items()
-    }
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state as flat tensors named `<parameter>.<entry>`; before the first update, what it starts as."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        optimizer = _owner(parameter, optimizers)
+        for entry in _entries(optimizer):
+            start = torch.zeros(()) if entry == "step" else torch.zeros_like(parameter)
+            found[f"{name}.{entry}"] = optimizer.state[parameter].get(entry, start)
+    return found
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer], tensors: dict[str, Tensor]) -> None:
     """The reverse of `optimizer_tensors`; names and shapes have been checked by the caller."""
     for name, parameter in model.named_parameters():
+        optimizer = _owner(parameter, optimizers)
         optimizer.state[parameter] = {
-            entry: tensors[f"{name}.{entry}"].to(parameter.device) for entry in ("step", "exp_avg", "exp_avg_sq")
+            entry: tensors[f"{name}.{entry}"].to(parameter.device) for entry in _entries(optimizer)
         }
+
+
+def _owner(parameter: Tensor, optimizers: Sequence[Optimizer]) -> Optimizer:
+    return next(o for o in optimizers for group in o.param_groups if any(p is parameter for p in group["params"]))
+
+
+def _entries(optimizer: Optimizer) -> tuple[str, ...]:
+    return ("momentum_buffer",) if isinstance(optimizer, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")

@@ -30,7 +30,14 @@ from trainer.loader import Loader, views_of_run
 from trainer.loss import nats_by_view
 from trainer.metrics import Metrics
 from trainer.model import Model, count_parameters, table_rows
-from trainer.optim import clip_gradients, learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from trainer.optim import (
+    clip_gradients,
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizers,
+    optimizer_tensors,
+    set_learning_rate,
+)
 from trainer.report import Console, Totals, final_table
 from trainer.runtime import DTYPES, resolve, set_up_torch
 from trainer.sample import Drawing, sample_text
@@ -72,10 +79,10 @@ def _train(
 ) -> dict[str, Any]:
     tables = table_rows([shard_set.view(view).alphabet for view in views[1:]])
     model = Model(config, tables, DTYPES[config.dtype]).to(config.device)
-    optimizer = make_optimizer(model, config)
+    optimizers = make_optimizers(model, config)
     totals = Totals.empty(views)
     if state:
-        restore(checkpoint.folder_of(run, state["step"]), model, optimizer)
+        restore(checkpoint.folder_of(run, state["step"]), model, optimizers)
         totals = Totals.from_json(state["totals"])
     step, planner_state = (state["step"], state["planner"]) if state else (0, None)
     console = Console(config, views, totals)
@@ -83,7 +90,7 @@ def _train(
 
     def save() -> None:
         metrics.sync()  # the lines of the steps before the state that says they are done
-        checkpoint.save(run, step, dict(model.named_parameters()), optimizer_tensors(model, optimizer), {
+        checkpoint.save(run, step, dict(model.named_parameters()), optimizer_tensors(model, optimizers), {
             "planner": planner_state, "totals": totals.to_json(), "config": dataclasses.asdict(config),
             "views": views, "tables": tables, "digests": digests, "torch": torch.__version__,
         })  # fmt: skip
@@ -97,12 +104,12 @@ def _train(
         console.begin()
         for batch, planner_state in batches:  # noqa: B007  `save` closes over it
             rate = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_learning_rate(optimizers, rate)
             nats_V = backward(model, batch, config.micro_rows or config.batch_rows)
             norm = clip_gradients(model, config.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+            model.zero_grad(set_to_none=True)
 
             step += 1
             totals.add(batch)
@@ -197,20 +204,15 @@ def check_resumable(run: Path, state: dict[str, Any], config: Config, digests: d
         )
 
 
-def restore(folder: Path, model: Model, optimizer: torch.optim.AdamW) -> None:
+def restore(folder: Path, model: Model, optimizers: Sequence[torch.optim.Optimizer]) -> None:
     """Load a checkpoint's weights and optimizer state, checked."""
     parameters = dict(model.named_parameters())
     weights = checkpoint.read_tensors(folder, checkpoint.MODEL, parameters)
-    expected = {
-        f"{name}.{entry}": tensor
-        for name, parameter in parameters.items()
-        for entry, tensor in (("exp_avg", parameter), ("exp_avg_sq", parameter), ("step", torch.zeros(())))
-    }
-    moments = checkpoint.read_tensors(folder, checkpoint.OPTIMIZER, expected)
+    moments = checkpoint.read_tensors(folder, checkpoint.OPTIMIZER, optimizer_tensors(model, optimizers))
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    load_optimizer_tensors(model, optimizer, moments)
+    load_optimizer_tensors(model, optimizers, moments)
 
 
 @contextmanager

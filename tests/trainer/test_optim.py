@@ -1,5 +1,6 @@
 """Learning rates as functions of the step; which parameters decay."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,7 +9,14 @@ import torch
 
 from trainer.config import Config, make_config
 from trainer.model import Model
-from trainer.optim import clip_gradients, learning_rate, make_optimizer
+from trainer.optim import (
+    clip_gradients,
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizers,
+    optimizer_tensors,
+    set_learning_rate,
+)
 
 
 def rates(schedule: str) -> list[float]:
@@ -37,13 +45,42 @@ def test_wsd_holds_the_peak_and_then_falls_linearly() -> None:
     assert found[80] == pytest.approx(0.1 + 0.9 * 20 / 40)
 
 
-def test_only_matrices_of_the_body_decay(tiny_config: Config) -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_parameter_has_one_optimizer_and_only_matrices_of_the_body_decay(name: str, tiny_config: Config) -> None:
     model = Model(tiny_config, [320, 576])
-    optimizer = make_optimizer(model, tiny_config)
-    by_id = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        expected = 0.1 if name.startswith("layers.") and "norm" not in name else 0.0
-        assert by_id[id(parameter)] == expected, name
+    optimizers = make_optimizers(model, dataclasses.replace(tiny_config, optimizer=name))
+    groups = [(type(o).__name__, group) for o in optimizers for group in o.param_groups]
+    found = {id(p): (kind, group["weight_decay"]) for kind, group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for _, group in groups) == len(found) == len(list(model.parameters()))
+    for parameter_name, parameter in model.named_parameters():
+        matrix = parameter_name.startswith("layers.") and "norm" not in parameter_name
+        kind = "Muon" if matrix and name == "muon" else "AdamW"
+        assert found[id(parameter)] == (kind, 0.1 if matrix else 0.0), parameter_name
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_state_that_is_saved_and_loaded_updates_alike_bit_for_bit(name: str, tiny_config: Config) -> None:
+    config = dataclasses.replace(tiny_config, optimizer=name)
+    first, second = Model(config, [320]), Model(config, [320])
+    one, two = make_optimizers(first, config), make_optimizers(second, config)
+    empty = optimizer_tensors(first, one)
+
+    def update(model: Model, optimizers: list[torch.optim.Optimizer], seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        set_learning_rate(optimizers, 0.01)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    update(first, one, 1)
+    saved = {key: tensor.clone() for key, tensor in optimizer_tensors(first, one).items()}
+    assert {key: tensor.shape for key, tensor in saved.items()} == {key: tensor.shape for key, tensor in empty.items()}
+    second.load_state_dict(first.state_dict())
+    load_optimizer_tensors(second, two, saved)
+    update(first, one, 2)
+    update(second, two, 2)
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
 
 
 def test_clipping_scales_to_the_limit_and_zero_leaves_gradients_alone() -> None:
