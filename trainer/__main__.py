@@ -106,7 +106,7 @@ def evaluate(arguments: list[str]) -> int:
     model, state, folder = load_model(Path(options["run"]), options["step"], needs_raw=True)
     shard_set = ShardSet.open(options["shards"] or model.config.shards)
     split = shard_set.split(options["split"])
-    found = score(model, split, model.config.batch_rows, model.config.context, options["eval_bytes"])
+    found = score(model, split, model.config.pass_rows, model.config.context, options["eval_bytes"])
     others = baselines(shard_set, options["split"], options["eval_bytes"])
     read = f"split {options['split']}, {found.documents} documents, {found.bytes / 1e6:.2f} MB"
     if options["json"]:

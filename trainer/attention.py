@@ -6,6 +6,7 @@ blocks of queries that look only at the keys up to their end, which saves a thir
 Legend: R rows, T inputs a row, H query heads, G key-value heads, D width of a head, S segments, N = R * T.
 """
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,10 +43,10 @@ def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type != "cuda" or dtype == torch.float32 or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
-        from torch.nn.attention import varlen  # noqa: F401  since torch 2.10
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return True
+    return {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()  # earlier ones lack them
 
 
 def document_attention(q_RTHD: Tensor, k_RTGD: Tensor, v_RTGD: Tensor, documents: Documents) -> Tensor:

@@ -83,11 +83,23 @@ class Config:
         for name in ("rate", "rate_start", "translation", "anneal", "decay", "lr_floor", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, a number from 0 to 1 expected")
-        for name in ("steps", "context", "batch_rows", "width", "layers", "heads", "kv_heads", "head_dim", "mlp", "lr"):
+        for name in (
+            "steps",
+            "context",
+            "batch_rows",
+            "width",
+            "layers",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "mlp",
+            "lr",
+            "log_every",
+        ):
             if not getattr(self, name) > 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
         for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "eval_every", "eval_bytes",
-                     "log_every", "prefetch", "clip", "weight_decay"):  # fmt: skip
+                     "prefetch", "clip", "weight_decay"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
         if self.mode == "proxy" and self.translation + self.anneal > 1:
@@ -103,10 +115,15 @@ class Config:
                 f"--batch-rows {self.batch_rows}: a multiple of --micro-rows {self.micro_rows} expected"
             )
 
+    @property
+    def pass_rows(self) -> int:
+        """Rows of one forward pass."""
+        return self.micro_rows or self.batch_rows
+
 
 # Bodies of about the size that the name says (embeddings and heads come on top: 640 raw rows, and twice the view's).
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {"steps": 2000, "batch_rows": 8, "optimizer": "muon", "anneal": 0.6, "schedule": "wsd", "decay": 0.5},
+    "demo": {"steps": 1600, "batch_rows": 8, "optimizer": "muon", "anneal": 0.6, "schedule": "wsd", "decay": 0.5},
     "5m": {"width": 256, "layers": 6, "heads": 4, "kv_heads": 2, "mlp": 768, "steps": 5000, "context": 1024,
            "batch_rows": 16, "lr": 3e-3, "warmup_steps": 200, "checkpoint_every": 500, "eval_every": 500},
     "25m": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 4, "mlp": 1536, "steps": 10000, "context": 2048,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Console:
         self.bpb: float | None = None
         self.spent = 0.0
 
-    def opening(self, run: Path, parameters: dict[str, int], step: int) -> None:
+    def opening(self, run: Path, parameters: dict[str, int], step: int, by_torch: str) -> None:
         """What is about to be trained, and from where on."""
         c = self.config
         sizes = " + ".join(f"{count / 1e6:.2f}M {part}" for part, count in parameters.items())
@@ -55,6 +56,8 @@ class Console:
         print(f"{c.steps} steps of {c.batch_rows} x {c.context} symbols, {c.dtype} on {c.device}, {c.threads} threads")
         if step:
             print(f"continuing after step {step}")
+        if by_torch != version("torch"):
+            print(f"torch {by_torch} wrote the checkpoint, this is {version('torch')}: the last bits may differ")
         print(end="", flush=True)
 
     def begin(self) -> None:

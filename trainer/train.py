@@ -86,7 +86,7 @@ def _train(
         totals = Totals.from_json(state["totals"])
     step, planner_state = (state["step"], state["planner"]) if state else (0, None)
     console = Console(config, views, totals)
-    console.opening(run, count_parameters(config, tables), step)
+    console.opening(run, count_parameters(config, tables), step, state["torch"] if state else torch.__version__)
 
     def save() -> None:
         metrics.sync()  # the lines of the steps before the state that says they are done
@@ -105,7 +105,7 @@ def _train(
         for batch, planner_state in batches:  # noqa: B007  `save` closes over it
             rate = learning_rate(config, step)
             set_learning_rate(optimizers, rate)
-            nats_V = backward(model, batch, config.micro_rows or config.batch_rows)
+            nats_V = backward(model, batch, config.pass_rows)
             norm = clip_gradients(model, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
@@ -118,12 +118,11 @@ def _train(
             last, stopping = step == config.steps, bool(received)
             saving = last or stopping or (config.checkpoint_every and step % config.checkpoint_every == 0)
             looking = not last and config.eval_every and step % config.eval_every == 0 and config.mode != "tokens"
-            if looking or saving or step % max(config.log_every, 1) == 0 or step == 1:
+            if looking or saving or step % config.log_every == 0 or step == 1:
                 held_out = None
                 if looking:
-                    found = evaluate.score(
-                        model, shard_set.split("val"), config.batch_rows, config.context, config.eval_bytes
-                    )
+                    val = shard_set.split("val")
+                    found = evaluate.score(model, val, config.pass_rows, config.context, config.eval_bytes)
                     held_out = {"val_bpb": found.bits_per_byte}
                 console.line(metrics.flush(held_out))
             if saving:
@@ -156,7 +155,7 @@ def finish(config: Config, run: Path, model: Model, shard_set: ShardSet, totals:
     if config.mode != "tokens":
         val = shard_set.split("val")
         print(f"evaluating on {len(val)} held-out documents, and gzip, zstd and brotli on the same …", flush=True)
-        found = evaluate.score(model, val, config.batch_rows, config.context)
+        found = evaluate.score(model, val, config.pass_rows, config.context)
         others = evaluate.baselines(shard_set, cache=run)
         result |= {"raw_bpb": found.bits_per_byte, "val_bytes": found.bytes, "val_documents": found.documents}
         result |= {"baselines": others, "prompt": config.prompt}
