@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, metavar="N", help="of the split and of all samples (default: 0)")
     add("--sample-bytes", default="10M", metavar="SIZE", help="text that codecs are fitted on (default: 10M)")
-    add("--shard-bytes", default="256M", metavar="SIZE", help="text a shard file (default: 256M)")
+    add("--shard-bytes", default="128M", metavar="SIZE", help="text a shard file (default: 128M)")
     add("--row-group-bytes", default="128M", metavar="SIZE", help="values a row group (default: 128M)")
     add(
         "--block-bytes",

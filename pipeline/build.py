@@ -49,6 +49,9 @@ def build(config: BuildConfig) -> int:
             if prepare(scratch, config.out, state):
                 _say("going on from where a former build of this set was stopped")
             _Build(config, inventory, scratch).run()
+        except KeyboardInterrupt:
+            _say(f"stopped: the same command goes on from what is in {scratch.root}")
+            raise
         except (ByteproxyError, OSError) as error:
             if isinstance(error, ByteproxyError) or error.errno == errno.ENOSPC:
                 scratch.remove()  # it cannot be gone on from, or takes the space that is missing

@@ -29,9 +29,9 @@ class BuildConfig:
     keep_binary: bool = False
     val_fraction: float = 0.02
     seed: int = 0
-    shard_bytes: int = 256 << 20
+    shard_bytes: int = 128 << 20
     row_group_bytes: int = 128 << 20
-    sample_bytes: int = 10_000_000
+    sample_bytes: int = 10 << 20
     narrowed: bool = False  # languages were named: documents of unknown language are left out
     block_bytes: int = dataclasses.field(default=8 << 20, metadata={"where": True})
     check: float = dataclasses.field(default=1.0, metadata={"where": True})

@@ -81,7 +81,8 @@ class Watch:
         if not self._stream.isatty():
             self._print_lines()
             return
-        layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}" if self._total else None
+        known = "{l_bar}{bar}| {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left{postfix}"
+        layout = known if self._total is not None else "{desc}: {elapsed}"
         settings: dict[str, Any] = {"unit": "B", "unit_scale": True, "leave": True, "dynamic_ncols": True}
         with tqdm(total=self._total, desc=self._title, file=self._stream, bar_format=layout, **settings) as bar:
             stopped = False
@@ -90,13 +91,14 @@ class Watch:
                 documents, size = read_counts(self._folder, self._stage)
                 bar.set_postfix_str(f"{documents} documents" if documents else "", refresh=False)
                 bar.update(size - bar.n)
+                bar.refresh()
 
     def _print_lines(self) -> None:
         shown = False
         while not self._stop.wait(LINE_SECONDS):
             self._line()
             shown = True
-        if shown or self._total is not None:
+        if shown or self._total:
             self._line()
 
     def _line(self) -> None:

@@ -34,9 +34,14 @@ def relayed(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except (ByteproxyError, OSError) as error:
-            raise RelayedError(f"<byteproxy-error:{_pack(error)}>") from error
+            raise RelayedError(marked(error)) from error
 
     return wrapper
+
+
+def marked(error: ByteproxyError | OSError) -> str:
+    """An error as text in which `unwrap` finds it."""
+    return f"<byteproxy-error:{_pack(error)}>"
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -4,7 +4,6 @@ The local runner is Beam's FnApiRunner and nothing else: its DirectRunner first 
 several workers each is a process of `pipeline.worker`, which gets the pipeline's options and dies with its parent.
 """
 
-import _thread
 import logging
 import os
 import shlex
@@ -18,12 +17,15 @@ from typing import Any
 import apache_beam as beam
 import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
-from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import SubprocessSdkWorkerHandler, WorkerHandler
+from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from pipeline.relay import unwrap
+from pipeline.relay import marked, unwrap
 from pipeline.scratch import Scratch
 from shards.errors import ByteproxyError
 
@@ -33,6 +35,41 @@ REFUSED = {
     "prism": "it is a download; use LocalRunner",
     "interactive": "it is for notebooks; use LocalRunner",
 }
+
+
+_deaths: list[ByteproxyError] = []  # of workers of the graph that runs
+
+
+@WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
+class _Worker(SubprocessSdkWorkerHandler):
+    """Beam's handler of a worker process, but that one that dies ends the build: Beam's own waits for it for ever."""
+
+    def start_worker(self) -> None:
+        """Start the process, and a thread that waits for its end."""
+        command, address = self._worker_command_line, self.control_address
+        self.worker = SubprocessSdkWorker(command, address, self.provision_info, self.worker_id)
+        self.worker_thread = threading.Thread(name="run_worker", target=self._run)
+        self.worker_thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except RuntimeError as error:
+            text = f"a worker process ended unexpectedly ({error}). If it was killed, memory may have run out"
+            died = ByteproxyError(f"{text}: build with fewer --workers")
+            _deaths.append(died)
+            failed = marked(died)
+            connection, push = self.control_conn, self.control_conn.push
+            connection.push = lambda request: _fail(push(request), failed)
+            for future in list(connection._futures_by_id.values()):
+                _fail(future, failed)
+
+
+def _fail(future: Any, text: str) -> Any:
+    """Answer an instruction that nobody will answer."""
+    if future is not None:
+        future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=future.instruction_id, error=text))
+    return future
 
 
 class LocalRunner(FnApiRunner):
@@ -85,43 +122,31 @@ def run_graph(
     options = PipelineOptions(list(beam_args))
     options.view_as(SetupOptions).save_main_session = False
     engine = LocalRunner(workers, scratch) if runner == "LocalRunner" else runner
+    _deaths.clear()
     try:
-        with _watching_workers(), beam.Pipeline(runner=engine, options=options) as root:
+        with _without_broken_pipes(), beam.Pipeline(runner=engine, options=options) as root:
             build(root)
     except ByteproxyError:
         raise
     except Exception as error:
-        cause = unwrap(error)
+        cause = _deaths[0] if _deaths else unwrap(error)
         if cause is error:
             raise
         raise cause from None
 
 
 @contextmanager
-def _watching_workers() -> Iterator[None]:
-    """Beam waits for ever for a worker process that has died: stop waiting, and say so.
-
-    The thread that waits for the process raises when it ends badly; that is all there is to hold on to.
-    """
-    died: list[str] = []
+def _without_broken_pipes() -> Iterator[None]:
+    """Do not print the errors of threads that only say that the other end, a worker, has gone."""
     before = threading.excepthook
 
-    def hook(arguments: Any) -> None:
-        if arguments.thread is not None and arguments.thread.name == "run_worker":
-            if not died:
-                died.append(str(arguments.exc_value))
-                _thread.interrupt_main()
-        elif not isinstance(arguments.exc_value, grpc.RpcError):  # these only say that the other end has gone
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, grpc.RpcError):
             before(arguments)
 
     threading.excepthook = hook
     try:
         yield
-    except KeyboardInterrupt:
-        if died:
-            text = f"a worker process ended unexpectedly ({died[0]}). If it was killed, memory may have run out"
-            raise ByteproxyError(f"{text}: build with fewer --workers") from None
-        raise
     finally:
         threading.excepthook = before
 

@@ -1,7 +1,7 @@
 """How many val documents have a near-twin in train? Exact duplicates are gone; this counts what is almost the same.
 
-Two documents are near-twins if the Jaccard index of their sets of lines (without line ends) is at least 0.7. A sample of
-val, about `SAMPLE` documents, is held against *every* train document, line by line, so the figure is a count and not
+Two documents are near-twins if the Jaccard index of their sets of lines (without line ends) is at least 0.7. A sample
+of val, about `SAMPLE` documents, is held against *every* train document, line by line, so the figure is a count and not
 an estimate of one. Most train documents share too few lines with all of the sample, and cost one intersection of sets.
 """
 

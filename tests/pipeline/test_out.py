@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def command(corpus: Path, out: Path, *flags: str) -> list[str]:
-    fixed = ["--out", str(out), "--views", "zstd brotli:level=9", "--sample-bytes", "200k", "--block-bytes", "64k"]
+    fixed = ["--out", str(out), "--views", "zstd brotli:level=7", "--sample-bytes", "200k", "--block-bytes", "64k"]
     return [sys.executable, "-m", "pipeline", "build", str(corpus), *fixed, *flags]
 
 
