@@ -7,6 +7,7 @@ every view and, by default, decodes it and compares.
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
@@ -41,8 +42,8 @@ class EncodeTask:
 
 
 def libraries_of(codecs: Iterable[Codec]) -> dict[str, str]:
-    """Library -> version of all that decides the bytes of a shard."""
-    found = {"pyarrow": pa.__version__}
+    """Library -> version of all that decides the bytes of a shard, and (identify) which documents are in it."""
+    found = {"pyarrow": pa.__version__, "identify": version("identify")}
     for codec in codecs:
         found |= codec.libraries()
     return dict(sorted(found.items()))

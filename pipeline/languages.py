@@ -18,9 +18,10 @@ CODE = (
     "c", "c++", "objective-c", "objective-c++", "c#", "c#script", "java", "kotlin", "scala", "groovy", "clojure",
     "clojurescript", "python", "pyi", "cython", "javascript", "jsx", "ts", "tsx", "coffee", "vue", "svelte", "astro",
     "go", "rust", "swift", "dart", "zig", "nim", "crystal", "vala", "d", "ruby", "erb", "perl", "php", "lua", "luau",
-    "r", "julia", "matlab", "fortran", "pascal", "ada", "vb", "f#", "f#script", "ocaml", "haskell", "literate-haskell",
-    "idris", "purescript", "elm", "lean", "erlang", "elixir", "gleam", "scheme", "lisp", "gdscript", "solidity",
-    "aspectj", "asm", "cuda", "hlsl", "metal", "verilog", "system-verilog", "vhdl", "vim", "sas", "prisma", "sql",
+    "r", "julia", "fortran", "pascal", "ada", "vb", "f#", "f#script", "ocaml", "haskell", "literate-haskell",
+    "idris", "purescript", "elm", "lean", "erlang", "elixir", "gleam", "scheme", "lisp", "prolog", "haxe", "cobol",
+    "gdscript", "solidity", "aspectj", "asm", "webassembly", "lex", "yacc", "tcl", "awk", "sed",
+    "cuda", "hlsl", "glsl", "metal", "verilog", "system-verilog", "vhdl", "vim", "sas", "prisma", "sql",
     "bats", "bash", "zsh", "shell", "csh", "fish", "nushell", "powershell", "batch",
     "makefile", "cmake", "meson", "bazel", "dockerfile", "m4", "nix", "terraform", "hcl", "puppet", "bitbake",
     "proto", "textproto", "thrift", "graphql", "idl", "avro-schema",
@@ -45,6 +46,14 @@ _ALIASES = {
     "cpp": "c++", "cxx": "c++", "csharp": "c#", "cs": "c#", "fsharp": "f#", "js": "javascript", "py": "python",
     "golang": "go", "rb": "ruby", "rs": "rust", "sh": "shell", "objc": "objective-c", "md": "markdown", "yml": "yaml",
 } | _SAME  # fmt: skip
+_MORE = {  # suffixes that the library does not know
+    "tcc": "c++", "txx": "c++", "mts": "typescript", "cts": "typescript", "d": "d", "t": "perl", "raku": "perl",
+    "f": "fortran", "for": "fortran", "adb": "ada", "ads": "ada", "ada": "ada", "fsi": "f#", "mll": "ocaml",
+    "mly": "ocaml", "rkt": "scheme", "lisp": "lisp", "lsp": "lisp", "cl": "lisp", "el": "lisp", "glsl": "glsl",
+    "vert": "glsl", "frag": "glsl", "vhdl": "vhdl", "wat": "webassembly", "wast": "webassembly", "prolog": "prolog",
+    "tcl": "tcl", "awk": "awk", "sed": "sed", "cob": "cobol", "cbl": "cobol", "l": "lex", "ll": "lex", "y": "yacc",
+    "yy": "yacc", "star": "bazel", "hx": "haxe", "pod": "perl",
+}  # fmt: skip
 _NOT_A_LANGUAGE = frozenset({"text", "binary", "executable", "header", "image", "audio", "zip"})
 _RANK = {tag: rank for rank, tag in enumerate(CODE)}
 
@@ -59,7 +68,9 @@ def language_of(name: str) -> str | None:
 @lru_cache(maxsize=4096)
 def _language_of(name: str) -> str | None:
     tags = tags_from_filename(name)
-    if not tags or "binary" in tags:
+    if not tags:
+        return _MORE.get(name.rpartition(".")[2].lower()) if "." in name[1:] else None
+    if "binary" in tags:
         return None
     tag = min(tags - _NOT_A_LANGUAGE, key=lambda tag: (_RANK.get(tag, len(CODE)), tag), default=None)
     return None if tag is None else _SAME.get(tag, tag)

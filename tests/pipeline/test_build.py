@@ -107,8 +107,9 @@ def test_nothing_of_the_scratch_stays(built: Path) -> None:
 
 
 def test_two_workers_and_another_place_of_the_corpus_give_the_same_bytes(
-    troubled: Path, built: Path, tmp_path: Path
+    troubled: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.build.SURVEY_ALONE", 0)  # or one process would survey so small a corpus
     elsewhere = tmp_path / "corpus"
     shutil.copytree(troubled, elsewhere, symlinks=True, ignore=shutil.ignore_patterns("pipe.py", "loop"))
     os.mkfifo(elsewhere / "special" / "pipe.py")

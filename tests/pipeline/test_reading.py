@@ -177,6 +177,7 @@ def test_out_inside_the_corpus_is_not_read(tmp_path: Path) -> None:
         ("a/b/x.py", "python"), ("x.pyi", "python"), ("x.h", "c"), ("x.hpp", "c++"), ("x.tsx", "typescript"),
         ("Makefile", "makefile"), ("Dockerfile.slim", "dockerfile"), ("x.RS", "rust"), ("x.json", "json"),
         ("x.png", None), ("noname", None), ("x.unknown", None), ("CMakeLists.txt", "cmake"),
+        ("x.tcc", "c++"), ("x.adb", "ada"), (".t", None),
     ],
 )  # fmt: skip
 def test_a_language_is_told_by_the_name(name: str, language: str | None) -> None:
