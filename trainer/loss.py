@@ -9,11 +9,12 @@ Legend: N positions of a (micro-)batch, C counted ones of a view, W width, K row
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.model import Model
 
 CHUNK_LOGITS = 1 << 19  # logits worked on at once: they stay in the cache, and never exist for all positions
+SHAPE_STEP = 128  # positions are padded to a multiple: the CPU compiles, and keeps, matrix products by shape
 
 
 def nats_by_view(model: Model, x_NW: Tensor, views_N: Tensor, targets_N: Tensor, counted_N: Tensor) -> Tensor:
@@ -40,13 +41,16 @@ class _HeadLoss(torch.autograd.Function):
         nats = torch.zeros((), device=x_CW.device)
         size = max(1, CHUNK_LOGITS // len(weight))
         for x, targets, out in zip(x_CW.split(size), targets_C.split(size), d_x.split(size), strict=True):
+            count, padding = len(x), -len(x) % SHAPE_STEP
+            x, targets = nn.functional.pad(x, (0, 0, 0, padding)), nn.functional.pad(targets, (0, padding))
             logits = (x @ weight.T).float()
             total = logits.logsumexp(-1, keepdim=True)
-            nats += (total - logits.gather(1, targets[:, None])).sum()
+            nats += (total - logits.gather(1, targets[:, None]))[:count].sum()
             d_logits = logits.sub_(total).exp_()  # softmax, less 1 at the target
             d_logits.scatter_add_(1, targets[:, None], d_logits.new_full((len(targets), 1), -1.0))
+            d_logits[count:] = 0
             d_logits = d_logits.to(x.dtype)
-            torch.mm(d_logits, weight, out=out)
+            out.copy_((d_logits @ weight)[:count])
             d_weight += d_logits.T @ x
         ctx.save_for_backward(d_x, d_weight)
         return nats

@@ -4,8 +4,6 @@ import json
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
-
 from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from trainer import config as settings
@@ -50,7 +48,7 @@ def describe(batch: Batch, names: list[str], state: PlanState) -> dict[str, Any]
     """What a batch holds. `padding` is the share of inputs that belong to no document."""
     digest = blake2b(digest_size=16)
     for array in (batch.ids_RT, batch.views_RT, batch.targets_RT, batch.counted_RT):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return {
         "step": batch.step,
         "digest": digest.hexdigest(),
