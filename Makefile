@@ -50,7 +50,7 @@ verify: $(READY) ## every checksum and digest of SHARDS=<dir>; decodes every vie
 # The demo's set: the interpreter's own standard library. Made only if there is no set yet and none was named.
 data/stdlib/manifest.json: | $(READY)
 	$(BIN)/python -m pipeline build "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
-		--exclude site-packages --out data/stdlib --views "sentencepiece:vocab=2048 gzip zstd brotli" --workers 2
+		--exclude site-packages --out data/stdlib --views "sentencepiece:vocab=2048 gzip zstd brotli" --val-fraction 0.045
 
 train: $(READY) $(if $(SHARDS)$(wildcard data/*/manifest.json),,data/stdlib/manifest.json) ## a byte model from SHARDS=<dir> (the latest set); RUN=, PRESET=, ARGS="--steps 200"
 	$(BIN)/python -m trainer train $(call flag,--shards,$(SHARDS)) $(call flag,--run,$(RUN)) $(call flag,--preset,$(PRESET)) $(ARGS)

@@ -29,5 +29,6 @@ def test_every_pinned_version_is_pinned_once() -> None:
 
 def test_the_makefile_has_every_command_that_the_readme_names() -> None:
     made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"^\s*make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL))
+    named = set(re.findall(r"^make ([a-z-]+)", blocks, re.MULTILINE))
     assert named and named <= made

@@ -1,9 +1,10 @@
 """Held-out bits per byte on raw text: what a model is worth as a compressor of bytes it has not seen.
 
-A document is read as in training: `bos <raw> bytes </raw> eos`, packed into rows, a row that begins inside a document
-behind `bos <raw>` of its own. Counted are the nats of every byte and of `</raw>`, without which a decoder would not
-know where a document ends (gzip, zstd and brotli pay for that too); `eos` follows always and is not counted. Divided by
-ln 2 and by the bytes of text. Counts are int64, sums float64.
+A document is read as in training: `bos <raw> bytes </raw> eos`, packed into rows. The windows of a document that is
+longer than a row overlap by half a row, of which nothing is counted again: so but for its beginning each byte is
+predicted from at least half a row of text before it. Counted are the nats of every byte and of `</raw>`, without which
+a decoder would not know where a document ends (gzip, zstd and brotli pay for that too); `eos` follows always and is not
+counted. Divided by ln 2 and by the bytes of text. Counts are int64, sums float64.
 """
 
 import gzip
@@ -51,8 +52,8 @@ def score(model: Model, split: Split, rows: int, context: int, limit: int = 0) -
         for batch in batches(split, rows, context, limit):
             nats += batch_nats(model, batch).sum(dtype=torch.float64)
     model.train()
-    pieces = list(cut_documents(split, context, limit))
-    return Score(float(nats), sum(p.end - p.begin for p in pieces), len({p.ordinal for p in pieces}))
+    pieces = [piece for piece, _ in cut_documents(split, context, limit)]
+    return Score(float(nats), sum(piece.text for piece in pieces), len({piece.ordinal for piece in pieces}))
 
 
 def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
@@ -64,21 +65,26 @@ def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
     return nn.functional.cross_entropy(logits_CK, rows.targets_N[wanted_N], reduction="none")
 
 
-def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[Piece]:
-    """The split's documents, in order of number, as raw pieces of consecutive rows, up to `limit` bytes (0: all)."""
+def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[tuple[Piece, int]]:
+    """The split's documents, in order of number, as raw pieces of consecutive rows, up to `limit` bytes (0: all).
+
+    Beside each piece: how many of its first bytes are there as context only, having been counted in the row before.
+    """
     row = at = taken = 0
     for ordinal in range(len(split)):
         length = split.length("raw", ordinal)
         wanted = min(length, limit - taken) if limit else length
         begin, done = 0, False
         while not done:
-            if context + 1 - at < SHORTEST:
+            known = min(begin, context // 2)
+            if context + 1 - at < SHORTEST + known:
                 row, at = row + 1, 0
             room = context + 1 - at - 2  # behind bos and the sentinel
-            whole = wanted == length and length - begin + END_OVERHEAD <= room
-            end = min(wanted, begin + room)
-            piece = Piece(row, at, ordinal, ordinal, 0, begin, end, True, DONE if whole else CUT, end - begin)
-            yield piece
+            first = begin - known
+            whole = wanted == length and length - first + END_OVERHEAD <= room
+            end = min(wanted, first + room)
+            piece = Piece(row, at, ordinal, ordinal, 0, first, end, True, DONE if whole else CUT, end - begin)
+            yield piece, known
             begin, at = end, at + piece.length
             done = whole or end == wanted < length
         taken += wanted
@@ -88,15 +94,22 @@ def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[Piece]
 
 def batches(split: Split, rows: int, context: int, limit: int = 0) -> Iterator[Batch]:
     """The pieces as batches of `rows` rows."""
-    waiting: list[Piece] = []
+    waiting: list[tuple[Piece, int]] = []
     first = 0
-    for piece in cut_documents(split, context, limit):
+
+    def build() -> Batch:
+        batch = build_batch(Plan(0, [piece for piece, _ in waiting], 0, 0), split, [], rows, context)
+        for piece, known in waiting:  # a byte is the target of the input before it; that of the first is the sentinel
+            batch.counted_RT[piece.row, piece.at + 1 : piece.at + 1 + known] = False
+        return batch
+
+    for piece, known in cut_documents(split, context, limit):
         if piece.row >= first + rows:
-            yield build_batch(Plan(0, waiting, 0, 0), split, [], rows, context)
+            yield build()
             waiting, first = [], first + rows
-        waiting.append(piece._replace(row=piece.row - first))
+        waiting.append((piece._replace(row=piece.row - first), known))
     if waiting:
-        yield build_batch(Plan(0, waiting, 0, 0), split, [], rows, context)
+        yield build()
 
 
 def baselines(shard_set: ShardSet, split: str = "val", limit: int = 0, cache: Path | None = None) -> dict[str, float]:
