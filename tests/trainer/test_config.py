@@ -31,7 +31,7 @@ def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> 
         (["--rate", "1.5"], "--rate: 1.5 found, a number from 0 to 1 expected"),
         (["--steps", "0"], "--steps: 0 found, more than 0 expected"),
         (["--anneal", "0.9"], "together at most 1 expected"),
-        (["--kv-heads", "2"], "--heads 3: a multiple of --kv-heads 2 expected"),
+        (["--heads", "3", "--kv-heads", "2"], "--heads 3: a multiple of --kv-heads 2 expected"),
         (["--batch-rows", "10", "--micro-rows", "3"], "--batch-rows 10: a multiple of --micro-rows 3 expected"),
         (["--preset", "huge"], "preset 'huge' found, one of demo, 5m, 25m, 100m, 500m expected"),
         (["--lr", "nan"], "--lr: nan found"),
