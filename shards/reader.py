@@ -19,6 +19,7 @@ from shards.errors import ByteproxyError, CorruptShard
 from shards.hashing import folder_digest, value_sum
 from shards.manifest import Manifest, RowGroup, ShardFile, View
 from shards.schema import ANCHOR_BYTES, ANCHOR_DTYPE, INFO_COLUMNS, SYMBOL_DTYPES
+from shards.store import Store, open_store
 
 if TYPE_CHECKING:
     from shards.codecs.base import Codec
@@ -31,35 +32,36 @@ _FIXED_DTYPES = (("_len", "<i4"), ("_start", "<i8"), ("_sum", "<u8"))
 class ShardSet:
     """A shard set on disk, opened for reading. Cheap to open, safe to share between threads that only read."""
 
-    def __init__(self, folder: Path, manifest: Manifest, check: bool = True) -> None:
-        self.folder, self.manifest, self.check = folder, manifest, check
+    def __init__(self, store: Store, location: str | Path, manifest: Manifest, check: bool = True) -> None:
+        self.store, self.manifest, self.check = store, manifest, check
+        self.location = str(location)
+        self.folder = Path(location)  # of a set on this machine
         self.views: dict[str, View] = {view.name: view for view in manifest.views}
         self._splits = {name: Split(self, name, files) for name, files in manifest.splits.items()}
         self._codecs: dict[str, Codec] = {}
 
     @classmethod
-    def open(cls, folder: str | Path, check: bool = True) -> "ShardSet":
-        """Open the set in `folder`. Refuses a set without a manifest, or with a file of another size than it says."""
-        folder = Path(folder)
-        manifest = Manifest.load(folder)
-        for shard in (shard for files in manifest.splits.values() for shard in files):
-            path = folder / shard.path
-            found = path.stat().st_size if path.exists() else None
-            if found != shard.size:  # touching a map beyond the file's end would kill the process
-                raise CorruptShard(f"{found} bytes found, {shard.size} expected by the manifest", file=str(path))
-        return cls(folder, manifest, check)
+    def open(
+        cls, location: str | Path, check: bool = True, cache: Path | None = None, cache_bytes: int = 0
+    ) -> "ShardSet":
+        """Open the set in a folder, or at a URL like `s3://bucket/set` (`cache`: see shards.store).
+
+        Refuses a set without a manifest, or with a file of another size than it says.
+        """
+        store = open_store(location, cache, cache_bytes)
+        return cls(store, location, store.manifest(), check)
 
     def split(self, name: str) -> "Split":
         """A split of the set: `train` or `val`."""
         if name not in self._splits:
-            raise ByteproxyError(f"{self.folder} has no split {name!r}; it has {', '.join(self._splits)}")
+            raise ByteproxyError(f"{self.location} has no split {name!r}; it has {', '.join(self._splits)}")
         return self._splits[name]
 
     def view(self, name: str) -> View:
         """A compressed view's description. Raises ByteproxyError that names the views there are."""
         if name not in self.views:
             raise ByteproxyError(
-                f"{self.folder} has no view {name!r}; it has {', '.join(self.views) or 'none'}. "
+                f"{self.location} has no view {name!r}; it has {', '.join(self.views) or 'none'}. "
                 f'Build a set with it: make shards VIEWS="{" ".join([*self.views, name])}"'
             )
         return self.views[name]
@@ -70,7 +72,7 @@ class ShardSet:
             from shards.codecs import load_codec
 
             view = self.view(name)
-            folder = self.folder / view.folder
+            folder = self.store.small_folder(view.folder)
             if folder_digest(folder) != view.digest:
                 raise CorruptShard(f"the codec of view {name} does not have the manifest's digest", file=str(folder))
             self._codecs[name] = load_codec(folder)
@@ -85,11 +87,44 @@ class Split:
         self._places = [(f, number) for f, file in enumerate(files) for number in range(len(file.row_groups))]
         rows = [files[f].row_groups[number].rows for f, number in self._places]
         self._first = [0, *accumulate(rows)]
+        self.firsts_G = np.array(self._first, np.int64)  # number of each row group's first document, then their count
         self._maps: OrderedDict[int, list[_Group]] = OrderedDict()
         self._info: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
         return self._first[-1]
+
+    @property
+    def groups(self) -> int:
+        """Row groups in all files, numbered in order."""
+        return len(self._places)
+
+    def locate(self, documents_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row group and row within it of each of these documents, (D,) each."""
+        group_D = np.searchsorted(self.firsts_G, documents_D, side="right") - 1
+        return group_D, documents_D - self.firsts_G[group_D]
+
+    def payload(self, group: int, column: str) -> np.ndarray:
+        """The mapped payload of a column chunk, (size,) uint8."""
+        file, number = self._places[group]
+        return self._mapped(file, self._first[group - number])[number].payload(column)
+
+    def file_of(self, group: int) -> int:
+        """The number of the file that a row group lies in."""
+        return self._places[group][0]
+
+    def check_structure(self, i: int, columns: Sequence[str]) -> None:
+        """Check that the stored lengths of document `i` agree with the index, for `raw`, views and their anchors."""
+        group, row = self._group(i)
+        for column in columns:
+            group.value(column, row, self._unit(column))
+
+    def check_value(self, column: str, i: int) -> None:
+        """Check document `i`'s value (`raw`, or a view with its anchors) against its checksum, also without `check`."""
+        group, row = self._group(i)
+        value = group.value(column, row, self._unit(column))
+        pairs = b"" if column == "raw" else group.value(f"{column}_anchors", row, ANCHOR_BYTES)
+        group.check_sum(column, row, value, pairs)
 
     def id(self, i: int) -> bytes:
         """The 16-byte id of document `i`."""
@@ -124,9 +159,29 @@ class Split:
         """The symbols of document `i` in `view`, (view_len,) of the view's dtype; may be unaligned."""
         return self._encoded(i, view)[0]
 
-    def anchors(self, i: int, view: str) -> np.ndarray:
-        """The anchors of document `i` in `view`, (A, 2) uint32: raw offset, symbol offset."""
-        return self._encoded(i, view)[1]
+    def anchors(self, i: int, view: str, check: bool = True) -> np.ndarray:
+        """The anchors of document `i` in `view`, (A, 2) uint32: raw offset, symbol offset.
+
+        `check=False`: the caller has checked the document's sums.
+        """
+        return self._encoded(i, view, check)[1]
+
+    @property
+    def checked(self) -> bool:
+        """Whether values are checked against their sums when they are read."""
+        return self._owner.check
+
+    def width(self, view: str) -> int:
+        """Bytes a symbol of a view."""
+        return self._owner.view(view).width
+
+    def has_inner_anchors(self, view: str) -> bool:
+        """Whether a view's documents can be cut between their ends."""
+        return self._owner.view(view).anchor_gap is not None
+
+    def want(self, files: Sequence[int] | np.ndarray) -> None:
+        """Say which files are needed next, in order, for a set that is fetched."""
+        self._owner.store.want([self.files[int(file)] for file in files])
 
     def meta(self, i: int) -> dict[str, str | None]:
         """Where document `i` came from: source, path, language, licence, source_id. Decodes a row group: slow."""
@@ -143,29 +198,41 @@ class Split:
         file, number = self._places[index]
         return str(self._path(file)), number, i - self._first[index]
 
-    def _encoded(self, i: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _encoded(self, i: int, name: str, check: bool = True) -> tuple[np.ndarray, np.ndarray]:
         view = self._owner.view(name)
         group, row = self._group(i)
         value = group.value(name, row, view.width)
         pairs = group.value(f"{name}_anchors", row, ANCHOR_BYTES)
-        if self._owner.check:
+        if check and self._owner.check:
             group.check_sum(name, row, value, pairs)
         return value.view(SYMBOL_DTYPES[view.width]), pairs.view(ANCHOR_DTYPE).reshape(-1, 2)
 
     def _path(self, file: int) -> Path:
-        return self._owner.folder / self.files[file].path
+        return self._owner.store.path(self.files[file])
 
     def _group(self, i: int) -> tuple["_Group", int]:
         if not 0 <= i < len(self):
             raise IndexError(f"document {i} of {len(self)} in split {self.name}")
         index = bisect_right(self._first, i) - 1
         file, number = self._places[index]
+        return self._mapped(file, self._first[index - number])[number], i - self._first[index]
+
+    def _mapped(self, file: int, first: int) -> list["_Group"]:
+        """The row groups of a file, whose first document has this number."""
         groups = self._maps.get(file)
         if groups is None:
-            groups = self._maps[file] = _map_file(self._path(file), self.files[file], self._first[index - number])
+            groups = self._maps[file] = _map_file(self._path(file), self.files[file], first)
             if len(self._maps) > OPEN_FILES:
-                self._maps.popitem(last=False)
-        return groups[number], i - self._first[index]
+                dropped, _ = self._maps.popitem(last=False)
+                self._owner.store.release(self.files[dropped])
+        else:
+            self._maps.move_to_end(file)
+        return groups
+
+    def _unit(self, column: str) -> int:
+        if column == "raw":
+            return 1
+        return ANCHOR_BYTES if column.endswith("_anchors") else self._owner.view(column).width
 
 
 class _Group:

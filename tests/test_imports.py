@@ -28,7 +28,8 @@ MAY_IMPORT = {
         "zstandard",
         "grpc",
     },
-    "trainer": {"shards", "torch", "safetensors", "numpy", "xxhash"},
+    "trainer": {"shards", "torch", "safetensors", "numpy", "numba", "xxhash"},
+    "trainer/memory": {"numba", "llvmlite"},
     "trainer/evaluate": {"shards", "torch", "safetensors", "numpy", "xxhash", "zstandard", "brotli"},
 }
 

@@ -102,9 +102,10 @@ def evaluate(arguments: list[str]) -> int:
     from shards.reader import ShardSet
     from trainer.evaluate import baselines, score, table
     from trainer.load import load_model
+    from trainer.mixture import parse_shards
 
     model, state, folder = load_model(Path(options["run"]), options["step"], needs_raw=True)
-    shard_set = ShardSet.open(options["shards"] or model.config.shards)
+    shard_set = ShardSet.open(parse_shards(options["shards"] or model.config.shards)[0][0])
     split = shard_set.split(options["split"])
     found = score(model, split, model.config.pass_rows, model.config.context, options["eval_bytes"])
     others = baselines(shard_set, options["split"], options["eval_bytes"])

@@ -1,98 +1,151 @@
 """Batches: a plan's pieces copied from the map into arrays of fixed shape, with targets, masks and boundaries.
 
+The arrays lie in buffers that are used again: a batch is good until its buffers' turn comes round.
+
 Legend: R rows, T inputs a row, C = T + 1 tokens a row, V compressed views of the run, S segments.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from shards.errors import CorruptShard
 from shards.manifest import View
-from shards.reader import Split
-from trainer.plan import SHORTEST, Plan
-from trainer.specials import BOS, EOS, SPECIALS, closer, opener
+from shards.pointers import Pointers
+from trainer.fill import fill_rows
+from trainer.place import P_GROUP, P_NUMBER, P_ORDINAL, P_ROW, P_SET, P_STREAM, P_TEXT, SHORTEST
+from trainer.plan import Plan, Source
+from trainer.specials import SPECIALS
+
+CHECKS = ("fail", "quarantine", "off")
+Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
 @dataclass
 class Batch:
-    """One batch. Ids are local to the table that `views_RT` names: 0 raw, v >= 1 the v-th view of the run.
+    """One batch, or a rank's rows of it. Ids are local to the table that `views_RT` names: 0 raw, v >= 1 the v-th view.
 
     The view of a position picks its embedding table and its output head; `bos` and closers are raw.
     """
 
     step: int
-    ids_RT: np.ndarray  # int32
+    ids_RT: np.ndarray  # uint16 where every id fits, else int32
     views_RT: np.ndarray  # uint8
-    targets_RT: np.ndarray  # int32: the next token, local to the head of views_RT
+    targets_RT: np.ndarray  # as ids: the next token, local to the head of views_RT
     counted_RT: np.ndarray  # bool: trained on
     positions_RT: np.ndarray  # int32: position within its document's stretch of the row
     cu_seqlens: np.ndarray  # (S + 1,) int32, constant length: segment boundaries over R * T inputs, padded with R * T
     raw_bytes: np.ndarray  # (V + 1,) int64: bytes of text behind the targets, by view
     symbols: np.ndarray  # (V + 1,) int64: counted targets, by view
-    documents: int  # begun in this batch
+    documents: int  # begun in this batch, on all ranks
     unpaired: int  # of these, could not be paired for want of anchors
+    set_bytes: np.ndarray  # (sets,) int64: bytes of text of each set, on all ranks
+
+    def set_shares(self) -> dict[str, int]:
+        """For metrics, of several sets: `bytes/set0` and so on."""
+        if len(self.set_bytes) < 2:
+            return {}
+        return {f"bytes/set{number}": count for number, count in enumerate(self.set_bytes.tolist())}
 
 
-def build_batch(plan: Plan, split: Split, views: list[View], rows: int, context: int) -> Batch:
-    """Materialise a plan. Each document's values are checked against their sums as they are read."""
-    tokens_RC = np.zeros((rows, context + 1), np.int32)
-    views_RC = np.zeros((rows, context + 1), np.uint8)
-    target_RC = np.zeros((rows, context + 1), np.bool_)  # is this token a target of the one before it?
-    starts_RT = np.zeros((rows, context), np.bool_)
-    starts_RT[:, 0] = True
-    raw_bytes = np.zeros(len(views) + 1, np.int64)
-    filled_R = np.zeros(rows, np.int64)
-    for piece in plan.pieces:
-        row, at, view = tokens_RC[piece.row], piece.at, piece.view
-        values = split.symbols(piece.ordinal, views[view - 1].name) if view else split.raw(piece.ordinal)
-        if piece.bos:
-            starts_RT[piece.row, at] = True
-            row[at] = BOS
-            at += 1
-        row[at] = opener(view)
-        begin, end = at + 1, at + 1 + piece.end - piece.begin
-        np.add(values[piece.begin : piece.end], SPECIALS, out=row[begin:end], casting="unsafe", dtype=np.int32)
-        views_RC[piece.row, at:end] = view
-        target_RC[piece.row, begin:end] = True
-        raw_bytes[view] += piece.text
-        if piece.tail.closer:
-            row[end] = closer(view)
-            target_RC[piece.row, end] = piece.tail.counted
-            end += 1
-        if piece.tail.eos:
-            row[end] = EOS
-            target_RC[piece.row, end] = True
-            end += 1
-        filled_R[piece.row] = end
-    padded = filled_R < context
-    starts_RT[padded, filled_R[padded]] = True  # padding is a segment of its own: it sees no document
-    views_RT, counted_RT = views_RC[:, :-1], target_RC[:, 1:]
-    return Batch(
-        step=plan.step,
-        ids_RT=tokens_RC[:, :-1],
-        views_RT=views_RT,
-        targets_RT=tokens_RC[:, 1:],
-        counted_RT=counted_RT,
-        positions_RT=_positions(starts_RT),
-        cu_seqlens=_boundaries(starts_RT),
-        raw_bytes=raw_bytes,
-        symbols=np.bincount(views_RT[counted_RT], minlength=len(views) + 1).astype(np.int64),
-        documents=plan.documents,
-        unpaired=plan.unpaired,
-    )
+class Buffers:
+    """The arrays of one batch. `allocate`: `np.zeros`, or what gives pinned memory."""
+
+    def __init__(self, rows: int, context: int, views: Sequence[View], allocate: Allocate = np.zeros) -> None:
+        largest = max([255, *(view.alphabet - 1 for view in views)]) + SPECIALS
+        self.tokens_RC = allocate((rows, context + 1), np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32)
+        self.views_RC = allocate((rows, context + 1), np.uint8)
+        self.target_RC = allocate((rows, context + 1), np.bool_)  # is this token a target of the one before it?
+        self.positions_RT = allocate((rows, context), np.int32)
+        self.bounds = allocate((rows * ((context + 1) // SHORTEST + 1) + 1,), np.int32)  # as many as can occur
 
 
-def _positions(starts_RT: np.ndarray) -> np.ndarray:
-    """Distance from the latest start, along each row."""
-    index_T = np.arange(starts_RT.shape[1], dtype=np.int32)
-    return index_T - np.maximum.accumulate(np.where(starts_RT, index_T, 0), axis=1).astype(np.int32)
+class Builder:
+    """Materialises the rows `first` to `first + rows` of plans. A document's values are checked when it begins there.
 
+    check: `fail` raises at a value that does not match its checksum; `quarantine` leaves the document in its place and
+    masks its targets, so that no plan shifts, and calls `report` with the fault; `off` looks at nothing.
+    """
 
-def _boundaries(starts_RT: np.ndarray) -> np.ndarray:
-    """Starts over the flattened inputs, then the end, repeated up to the number that can occur at most."""
-    rows, context = starts_RT.shape
-    most = rows * ((context + 1) // SHORTEST + 1)
-    bounds = np.full(most + 1, rows * context, np.int32)
-    starts = np.flatnonzero(starts_RT)
-    bounds[: len(starts)] = starts
-    return bounds
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        pointers: Sequence[Pointers],
+        views: Sequence[View],
+        first: int,
+        rows: int,
+        check: str = "fail",
+        report: Callable[[CorruptShard], None] | None = None,
+    ) -> None:
+        self.sources, self.pointers, self.views, self.first, self.rows = (
+            sources,
+            list(pointers),
+            list(views),
+            first,
+            rows,
+        )
+        self.check, self.report = check, report or (lambda fault: None)
+        self.columns = ["raw", *(view.name for view in views)]
+        self.widths = np.array([1, *(view.width for view in views)], np.int64)
+        # By row and stream: set and running number of the document that was checked there last.
+        self._checked_RS2 = np.full((rows, len(self.columns), 2), -1, np.int64)
+        self._masked: set[tuple[int, int]] = set()  # set and running number of the documents in quarantine
+
+    def build(self, plan: Plan, buffers: Buffers) -> Batch:
+        """Fill the buffers with this plan's rows."""
+        row_P = plan.pieces_PK[:, P_ROW]
+        begin, end = np.searchsorted(row_P, (self.first, self.first + self.rows))
+        pieces_PK = plan.pieces_PK[begin:end]
+        for number, pointers in enumerate(self.pointers):
+            pointers.trim()
+            pointers.map(
+                pieces_PK[pieces_PK[:, P_SET] == number, P_GROUP] if len(self.pointers) > 1 else pieces_PK[:, P_GROUP]
+            )
+        masked_P = np.zeros(len(pieces_PK), np.bool_) if self.check == "off" else self._check(pieces_PK)
+        symbols, texts = np.zeros((2, len(self.columns)), np.int64)
+        fill_rows(
+            pieces_PK, masked_P, self.first, tuple(pointers.table_GC2 for pointers in self.pointers), self.widths,
+            buffers.tokens_RC, buffers.views_RC, buffers.target_RC, buffers.positions_RT, buffers.bounds,
+            symbols, texts,
+        )  # fmt: skip
+        return Batch(
+            step=plan.step,
+            ids_RT=buffers.tokens_RC[:, :-1],
+            views_RT=buffers.views_RC[:, :-1],
+            targets_RT=buffers.tokens_RC[:, 1:],
+            counted_RT=buffers.target_RC[:, 1:],
+            positions_RT=buffers.positions_RT,
+            cu_seqlens=buffers.bounds,
+            raw_bytes=texts,
+            symbols=symbols,
+            documents=plan.documents,
+            unpaired=plan.unpaired,
+            set_bytes=self._bytes_of_sets(plan.pieces_PK),
+        )
+
+    def _bytes_of_sets(self, pieces_PK: np.ndarray) -> np.ndarray:
+        if len(self.sources) == 1:
+            return pieces_PK[:, P_TEXT].sum(keepdims=True)
+        text = np.bincount(pieces_PK[:, P_SET], weights=pieces_PK[:, P_TEXT], minlength=len(self.sources))
+        return text.astype(np.int64)
+
+    def _check(self, pieces_PK: np.ndarray) -> np.ndarray:
+        """Check the values of documents that are new in their row; returns which pieces are masked, (P,) bool."""
+        row_P, stream_P = pieces_PK[:, P_ROW] - self.first, pieces_PK[:, P_STREAM]
+        document_P2 = pieces_PK[:, (P_SET, P_NUMBER)]
+        # A document's pieces lie next to one another in a row, but for parallel views: at worst one is checked twice.
+        new_P = (self._checked_RS2[row_P, stream_P] != document_P2).any(1)
+        for piece in pieces_PK[new_P].tolist():
+            try:
+                self.sources[piece[P_SET]].split.check_value(self.columns[piece[P_STREAM]], piece[P_ORDINAL])
+            except CorruptShard as fault:
+                if self.check == "fail":
+                    raise
+                self._masked.add((piece[P_SET], piece[P_NUMBER]))
+                self.report(fault)
+        self._checked_RS2[row_P, stream_P] = document_P2  # of several in one row the last stays
+        if not self._masked:
+            return np.zeros(len(pieces_PK), np.bool_)
+        return np.array([(number, count) in self._masked for number, count in document_P2.tolist()], np.bool_)

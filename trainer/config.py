@@ -25,7 +25,11 @@ def _say(default: Any, text: str, choices: Sequence[str] = (), *, free: bool = F
 class Config:
     """Every setting of a run. Lengths are in tokens (ids), rates and fractions in [0, 1]."""
 
-    shards: str = _say("", "folder of the shard set; by default the newest under data/", free=True)
+    shards: str = _say(
+        "",
+        "folder or URL of the shard set, or several by weight: a:0.7,b:0.3; by default the newest under data/",
+        free=True,
+    )
     run: str = _say("", "folder of the run; by default runs/<set>-<preset>", free=True)
     preset: str = _say("demo", "sizes to start from: demo (CPU, minutes), 5m, 25m, 100m, 500m")
     seed: int = _say(0, "of the initial weights, the order and the layouts of documents")
@@ -34,6 +38,12 @@ class Config:
         "auto", "of activations; auto: bfloat16 where the processor has it", ("auto", "float32", "bfloat16")
     )
     threads: int = _say(0, "CPU threads of a step; 0: all cores. Part of what a result depends on")
+
+    compile: str = _say(
+        "auto",
+        "compile the model's blocks; auto: where there is a compiler. Takes a minute once",
+        ("auto", "on", "off"),
+    )
 
     mode: str = _say("proxy", "recipe: both views mixed, one view only, or both unpaired (parallel)", MODES)
     view: str = _say("", "compressed view to train on; by default the set's first")
@@ -71,7 +81,17 @@ class Config:
     eval_bytes: int = _say(131072, "held-out bytes of an evaluation in mid-run; the last one takes all", free=True)
     log_every: int = _say(10, "steps between lines on the console; metrics.jsonl has every step", free=True)
     prefetch: int = _say(2, "batches prepared ahead, in a thread", free=True)
-    check: bool = _say(True, "check each document's checksum when it is read", free=True)
+    check: str = _say(
+        "fail",
+        "of each document's checksum when it is read: fail, mask what is wrong (quarantine), or off",
+        ("fail", "quarantine", "off"),
+        free=True,
+    )
+    exclude: str = _say("", "file of document ids, one a line, to leave out; part of what a run depends on", free=True)
+    shuffle_window: int = _say(0, "shards shuffled together, for sets larger than their cache; 0: all, a global order")
+    mix_by: str = _say("bytes", "what the weights of several sets are shares of", ("documents", "bytes", "symbols"))
+    cache: str = _say("", "folder for the files of remote sets; by default ~/.cache/byteproxy", free=True)
+    cache_bytes: int = _say(0, "largest size of that folder for each set; 0: any", free=True)
     prompt: str = _say("def ", "that the sample at the end continues", free=True)
 
     def __post_init__(self) -> None:
@@ -99,7 +119,7 @@ class Config:
             if not getattr(self, name) > 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
         for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "eval_every", "eval_bytes",
-                     "prefetch", "clip", "weight_decay"):  # fmt: skip
+                     "prefetch", "clip", "weight_decay", "shuffle_window", "cache_bytes"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
         if self.mode == "proxy" and self.translation + self.anneal > 1:
@@ -172,9 +192,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def parse_flags(arguments: Sequence[str], extra: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """Flags (`--key value`, `--key=value`, `--check`, `--no-check`) to config values, and those named in `extra`."""
-    found = _split_flags(arguments, _TYPES | dict.fromkeys(extra, str))
+    found = _split_flags(arguments, _TYPES | {name.replace("-", "_"): str for name in extra})
     values = {key: _from_text(key, text, _TYPES[key]) for key, text in found.items() if key in _TYPES}
-    return values, {key: text for key, text in found.items() if key in extra}
+    return values, {key: text for key, text in found.items() if key not in _TYPES}
 
 
 def parse_options(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,15 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from shards.manifest import write_atomically
+from shards.pointers import Pointers
 from shards.reader import ShardSet, Split
-from trainer.batch import Batch, build_batch
+from trainer.ahead import columns_of
+from trainer.batch import Batch, Buffers, Builder
 from trainer.feed import rows_of
 from trainer.model import Model
-from trainer.plan import CUT, DONE, END_OVERHEAD, SHORTEST, Piece, Plan
+from trainer.place import CUT, DONE, END_OVERHEAD, SHORTEST
+from trainer.plan import Piece, Plan, Source
 from trainer.specials import EOS
 
 COMPRESSORS = ("gzip -9", "zstd -19", "brotli -11")
@@ -71,6 +75,7 @@ def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[tuple[
     Beside each piece: how many of its first bytes are there as context only, having been counted in the row before.
     """
     row = at = taken = 0
+    groups_D, rows_D = split.locate(np.arange(len(split)))
     for ordinal in range(len(split)):
         length = split.length("raw", ordinal)
         wanted = min(length, limit - taken) if limit else length
@@ -83,7 +88,8 @@ def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[tuple[
             first = begin - known
             whole = wanted == length and length - first + END_OVERHEAD <= room
             end = min(wanted, first + room)
-            piece = Piece(row, at, ordinal, ordinal, 0, first, end, True, DONE if whole else CUT, end - begin)
+            tail, group, group_row = DONE if whole else CUT, int(groups_D[ordinal]), int(rows_D[ordinal])
+            piece = Piece(row, at, 0, ordinal, ordinal, group, group_row, 0, first, end, True, tail, end - begin)
             yield piece, known
             begin, at = end, at + piece.length
             done = whole or end == wanted < length
@@ -93,12 +99,13 @@ def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[tuple[
 
 
 def batches(split: Split, rows: int, context: int, limit: int = 0) -> Iterator[Batch]:
-    """The pieces as batches of `rows` rows."""
+    """The pieces as batches of `rows` rows. Each is good until the next is asked for."""
     waiting: list[tuple[Piece, int]] = []
-    first = 0
+    first, sources, buffers = 0, [Source(split)], Buffers(rows, context, [])
+    builder = Builder(sources, [Pointers(split, columns_of([]))], [], 0, rows, "fail" if split.checked else "off")
 
     def build() -> Batch:
-        batch = build_batch(Plan(0, [piece for piece, _ in waiting], 0, 0), split, [], rows, context)
+        batch = builder.build(Plan(0, np.array([piece for piece, _ in waiting], np.int64), 0, 0, 0), buffers)
         for piece, known in waiting:  # a byte is the target of the input before it; that of the first is the sentinel
             batch.counted_RT[piece.row, piece.at + 1 : piece.at + 1 + known] = False
         return batch

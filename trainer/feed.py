@@ -36,7 +36,7 @@ def rows_of(batch: Batch, model: Model, first: int, count: int) -> Rows:
     bounds = np.clip(batch.cu_seqlens - first * context, 0, count * context)
     documents = prepare_documents(bounds, count, context, device, model.dtype)
     return Rows(
-        ids_RT,
+        ids_RT.int(),
         views_RT,
         positions_RT,
         lambda layer, q, k, v: document_attention(q, k, v, documents),

@@ -1,51 +1,64 @@
 """The trainer's input: an iterator of (batch, state after it), prepared ahead by one thread.
 
-NumPy's copies release the GIL, so one thread suffices. What is prepared ahead never changes what is trained: each batch
-carries the state that follows it, and a checkpoint stores the state of the last batch trained on.
+Planning, copying and checking release the GIL, so one thread suffices. What is prepared ahead never changes what is
+trained: each batch carries the state that follows it, and a checkpoint stores the state of the last batch trained on.
 """
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
+
+from shards.errors import CorruptShard
 from shards.manifest import View
-from shards.reader import ShardSet
-from trainer.batch import Batch, build_batch
-from trainer.plan import PlanConfig, Planner, PlanState
+from trainer.batch import Allocate, Batch, Buffers, Builder
+from trainer.plan import PlanConfig, Planner, PlanState, Source
 
 
 class LoaderConfig(PlanConfig, Protocol):
     """The fields of the trainer's config that the loader reads."""
 
     @property
-    def view(self) -> str: ...
-
-
-def views_of_run(shard_set: ShardSet, config: LoaderConfig) -> list[View]:
-    """The compressed views that a run trains on: the one asked for, or the set's first; none in mode `bytes`."""
-    if config.mode == "bytes":
-        return []
-    return [shard_set.view(config.view or next(iter(shard_set.views), "sentencepiece"))]
+    def check(self) -> str: ...
 
 
 class Loader:
-    """Iterate over the run's batches from `state` (None: the start) to its last step; a context manager."""
+    """Iterate over the run's batches from `state` (None: the start) to its last step; a context manager.
+
+    A batch is good until the next is asked for: its arrays are used again. `rank` of `ranks` gets its share of each
+    batch's rows; `report` is called with the fault of each document that `quarantine` masks.
+    """
 
     def __init__(
-        self, shard_set: ShardSet, config: LoaderConfig, state: dict[str, Any] | None = None, prefetch: int = 2
+        self,
+        sources: Sequence[Source],
+        views: Sequence[View],
+        config: LoaderConfig,
+        state: PlanState | dict[str, Any] | None = None,
+        prefetch: int = 2,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        allocate: Allocate = np.zeros,
+        report: Callable[[CorruptShard], None] | None = None,
     ) -> None:
-        self.split, self.views, self.config = shard_set.split("train"), views_of_run(shard_set, config), config
-        self.planner = Planner(self.split, self.views, config)
-        self._state = PlanState.from_json(state) if state else self.planner.initial()
+        self.planner = Planner(sources, views, config)
+        self._state = PlanState.from_json(state) if isinstance(state, dict) else state or self.planner.initial()
+        first, end = rows_of_rank(config.batch_rows, rank, ranks)
+        self._builder = Builder(sources, self.planner.pointers, views, first, end - first, config.check, report)
+        # One batch is in use, `prefetch` wait, and one is being filled.
+        how_many = prefetch + 2 if prefetch else 1
+        self._buffers = [Buffers(end - first, config.context, views, allocate) for _ in range(how_many)]
         self._ready: queue.Queue[Any] = queue.Queue(max(1, prefetch))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._prepare, name="prefetch", daemon=True) if prefetch else None
         if self._thread:
             self._thread.start()
 
-    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[Batch, PlanState]]:
         if not self._thread:
             yield from self._batches()
             return
@@ -66,12 +79,9 @@ class Loader:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _batches(self) -> Iterator[tuple[Batch, dict[str, Any]]]:
-        for plan, state in self.planner.plans(self._state):
-            yield (
-                build_batch(plan, self.split, self.views, self.config.batch_rows, self.config.context),
-                state.to_json(),
-            )
+    def _batches(self) -> Iterator[tuple[Batch, PlanState]]:
+        for turn, (plan, state) in enumerate(self.planner.plans(self._state)):
+            yield self._builder.build(plan, self._buffers[turn % len(self._buffers)]), state
 
     def _prepare(self) -> None:
         try:
@@ -90,3 +100,8 @@ class Loader:
             except queue.Full:
                 continue
         return False
+
+
+def rows_of_rank(batch_rows: int, rank: int, ranks: int) -> tuple[int, int]:
+    """The rows [first, end) of a global batch that a rank materialises."""
+    return rank * batch_rows // ranks, (rank + 1) * batch_rows // ranks

@@ -35,17 +35,21 @@ def step_figures(
 
 
 class Metrics:
-    """Appends to the file; `resume` steps are kept of what is there."""
+    """Appends to the file; `resume` steps are kept of what is there. `quiet`: does nothing, on ranks but the first."""
 
-    def __init__(self, run: Path, views: Sequence[str], resume: int) -> None:
-        self.path, self.views = run / FILE, views
+    def __init__(self, run: Path, views: Sequence[str], resume: int, quiet: bool = False) -> None:
+        self.path, self.views, self.quiet = run / FILE, views, quiet
+        self._waiting: list[tuple[dict[str, Any], np.ndarray, np.ndarray, Tensor]] = []
+        if quiet:
+            return
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= resume]
         write_atomically(self.path, b"".join(kept))
         self._file = self.path.open("ab")
-        self._waiting: list[tuple[dict[str, Any], np.ndarray, np.ndarray, Tensor]] = []
 
     def add(self, plain: dict[str, Any], symbols: np.ndarray, raw_bytes: np.ndarray, measured: Tensor) -> None:
         """Queue a step. `measured`: nats by view, then the gradient's norm, (V + 2,) on the device."""
+        if self.quiet:
+            return
         self._waiting.append((plain, symbols, raw_bytes, measured))
 
     def flush(self, last: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -80,7 +84,8 @@ class Metrics:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        if not self.quiet:
+            self._file.close()
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -1,7 +1,7 @@
 """RMSNorm with a gain, eps 1e-6, in float32 inside. On the CPU its backward pass is written out.
 
 Autograd's own backward of the formula takes twice the passes over memory, which on the CPU was a tenth of a whole step.
-On CUDA the formula stays plain, for the compiler to fuse.
+Where the model is compiled the formula stays plain, for the compiler to fuse.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ EPSILON = 1e-6
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
     """x / rms(x) * gain over the last dimension, in the dtype of x."""
-    if x.device.type == "cpu" and torch.is_grad_enabled():
+    if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _RMSNorm.apply(x, gain)
     wide = x.float()
     return (wide * _inverse_rms(wide) * gain).to(x.dtype)

@@ -6,10 +6,11 @@ next row, behind `bos` and the sentinel of the view. A row of T inputs is T + 1 
     bos <raw> b b b b </raw> eos | bos <v> s s s s s s ...cut    next row:  bos <v> s s </v> eos | ...
 
 A document's layout is fixed when it starts, and follows from the step that its first row is built for. So the state is
-a counter of documents taken and five integers a lane, every rank can run the same planner, and a resume is exact.
+a few counters a set and five integers a lane, every rank can run the same planner, and a resume is exact. The rows are
+laid out in `place.py`; what it needs to know of the documents that come next is looked up by `ahead.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,12 +18,15 @@ import numpy as np
 
 from shards.errors import ByteproxyError
 from shards.manifest import View
+from shards.pointers import Pointers
 from shards.reader import Split
+from trainer import place
+from trainer.ahead import Ahead, columns_of
 from trainer.order import Order
-from trainer.recipe import Layout, Schedule, draw_layout
+from trainer.place import CUT, DONE, END_OVERHEAD, PAIR_OVERHEAD, PIECE_FIELDS, SHORTEST, STATE_FIELDS
+from trainer.recipe import Rates, Schedule, rates_at
 
-SHORTEST = 4  # tokens of the shortest stretch: bos, sentinel, closer, eos
-PAIR_OVERHEAD, END_OVERHEAD = 4, 2  # bos + two sentinels + the closer between; closer + eos at a document's end
+UNITS = ("documents", "bytes", "symbols")  # of the weights of sets; by the numbers of place.BY_*
 
 
 class PlanConfig(Schedule, Protocol):
@@ -32,90 +36,103 @@ class PlanConfig(Schedule, Protocol):
     def context(self) -> int: ...
     @property
     def batch_rows(self) -> int: ...
+    @property
+    def shuffle_window(self) -> int: ...
+    @property
+    def mix_by(self) -> str: ...
 
 
-class End(NamedTuple):
-    """What follows a piece's symbols: a closer, and then eos; and whether these are trained on."""
+class Source(NamedTuple):
+    """A set to plan from: its train split, its weight, and the documents of it to leave out (numbers, sorted)."""
 
-    closer: bool
-    eos: bool
-    counted: bool
-
-
-CUT = End(False, False, False)  # the document goes on in another row
-JOIN = End(True, False, True)  # the other half of the pair follows, and the document ends with it
-JOIN_CUT = End(True, False, False)  # the other half follows; the document goes on, so its closer is no target
-DONE = End(True, True, True)
+    split: Split
+    weight: float = 1.0
+    excluded: np.ndarray = np.empty(0, np.int64)
 
 
 class Piece(NamedTuple):
-    """A run of one document's symbols at one place of the batch."""
+    """A run of one document's symbols at one place of the batch: a row of `Plan.pieces_PK`."""
 
     row: int
     at: int  # token position of the piece's first token in the row
-    number: int  # running number of the document in the run; number // documents is the epoch
+    set: int
+    number: int  # running number of the document in its set; number // documents is the epoch
     ordinal: int  # document number in the split
+    group: int  # row group and row in it, among those of the set
+    group_row: int
     view: int  # 0 raw, v >= 1 the v-th view of the run
     begin: int  # symbols [begin, end)
     end: int
     bos: bool  # begins a stretch; else it is the second half of a pair and attends to the first
-    tail: End
+    tail: int  # what follows the symbols: CUT, JOIN, JOIN_CUT or DONE
     text: int  # bytes of text behind the symbols
 
     @property
     def length(self) -> int:
         """Tokens that the piece takes."""
-        return self.bos + 1 + self.end - self.begin + self.tail.closer + self.tail.eos
+        return self.bos + 1 + self.end - self.begin + (0 if self.tail == CUT else 2 if self.tail == DONE else 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One global batch as pieces, in order of row and place."""
+
+    step: int
+    pieces_PK: np.ndarray  # (P, PIECE_FIELDS) int64; reused by the planner: good until the next plan
+    documents: int  # begun in this batch
+    unpaired: int  # of these, could not be paired for want of anchors
+    skipped: int  # left out, by the list of excluded documents
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The pieces with their fields named."""
+        return [Piece(*row)._replace(bos=bool(row[place.P_BOS])) for row in self.pieces_PK.tolist()]
 
 
 class Lane(NamedTuple):
-    """Where a lane stands: the running number of its document (-1: none), the step it began at, how far it is."""
+    """Where a lane stands: set and running number of its document (-1: none), the step it began at, how far it is."""
 
-    number: int = -1
-    start: int = 0
-    part: int = 0  # of a document laid out in parallel: 0, then 1
-    offset: int = 0  # symbols done; in a pair: anchors passed
+    set: int
+    number: int
+    start: int
+    part: int  # of a document laid out in parallel: 0, then 1
+    offset: int  # symbols done; in a pair: anchors passed
 
 
 @dataclass(frozen=True)
 class PlanState:
-    """All that a resume needs: the step to plan next, documents taken so far, and the lanes."""
+    """All that a resume needs: the step to plan next, what was taken of each set, and the lanes."""
 
     step: int
-    taken: int
-    lanes: tuple[Lane, ...]
+    taken_S: np.ndarray  # documents taken, by set
+    used_S: np.ndarray  # the same in the unit of the sets' weights
+    lanes_RF: np.ndarray  # (R, STATE_FIELDS) int64
+
+    @property
+    def lanes(self) -> list[Lane]:
+        """The lanes with their fields named."""
+        return [Lane(*lane) for lane in self.lanes_RF.tolist()]
 
     def to_json(self) -> dict[str, Any]:
-        return {"step": self.step, "taken": self.taken, "lanes": [list(lane) for lane in self.lanes]}
+        return {"step": self.step, "taken": self.taken_S.tolist(), "used": self.used_S.tolist(),
+                "lanes": self.lanes_RF.tolist()}  # fmt: skip
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "PlanState":
-        return cls(body["step"], body["taken"], tuple(Lane(*lane) for lane in body["lanes"]))
-
-
-class Plan(NamedTuple):
-    """One global batch: its pieces, by row and position, and how many documents begin or could not be paired in it."""
-
-    step: int
-    pieces: list[Piece]
-    documents: int
-    unpaired: int
-
-
-class _Opened(NamedTuple):
-    """A document with its layout, worked out again from the lane's few integers."""
-
-    ordinal: int
-    layout: Layout
-    unpaired: bool
+        taken, used, lanes = (np.array(body[key], np.int64) for key in ("taken", "used", "lanes"))
+        return cls(body["step"], taken, used, lanes)
 
 
 class Planner:
-    """Plans batches of `batch_rows` rows of `context` inputs from a split, over `views` (v = index + 1)."""
+    """Plans batches of `batch_rows` rows of `context` inputs from one or more sets, over `views` (v = index + 1).
 
-    def __init__(self, split: Split, views: list[View], config: PlanConfig) -> None:
-        self.split, self.views, self.config = split, views, config
-        self.order = Order(len(split), config.seed)
+    `shares`: how often each view is taken where a document takes a compressed one; by default all alike.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], views: Sequence[View], config: PlanConfig, shares: Sequence[float] = ()
+    ) -> None:
+        self.sources, self.views, self.config = list(sources), list(views), config
         self.row_tokens = config.context + 1
         shortest = self.shortest_context(views, config)
         if config.context < shortest:
@@ -123,11 +140,27 @@ class Planner:
                 f"context {config.context} is too short: mode {config.mode} needs at least {shortest} "
                 f"(sentinels, and both halves between two anchors of a pair). Give --context {shortest} or more"
             )
-        if not len(split):
-            raise ByteproxyError(f"split {split.name!r} holds no documents: nothing to train on")
+        names = [view.name for view in views]
+        self.pointers, self.orders, self._ahead = [], [], []
+        for number, source in enumerate(self.sources):
+            if len(source.excluded) >= len(source.split):
+                raise ByteproxyError(f"split {source.split.name!r} of set {number} holds no documents to train on")
+            files = [file.rows for file in source.split.files]
+            salt = number.to_bytes(4, "little") if number else b""
+            self.orders.append(Order(files, config.seed, config.shuffle_window, salt))
+            self.pointers.append(Pointers(source.split, columns_of(names)))
+            self._ahead.append(
+                Ahead(source.split, self.pointers[-1], self.orders[-1], names, source.excluded, config.context)
+            )
+        weights = np.array([source.weight for source in self.sources], np.float64)
+        self._weights_S = weights / weights.sum()
+        given = np.array(shares or [1.0] * len(views), np.float64)
+        self._shares_V = np.cumsum(given / given.sum()) if len(given) else given
+        self._pieces_PK = np.empty((config.batch_rows * (self.row_tokens // SHORTEST + 1), PIECE_FIELDS), np.int64)
+        self._lanes: tuple[PlanState, np.ndarray] | None = None  # the last state, and its lanes with all their fields
 
     @staticmethod
-    def shortest_context(views: list[View], config: PlanConfig) -> int:
+    def shortest_context(views: Sequence[View], config: PlanConfig) -> int:
         """Inputs a row needs: a pair between two neighbouring anchors must fit, with its sentinels."""
         gaps = [view.anchor_gap for view in views if view.anchor_gap is not None]
         if config.mode != "proxy" or not config.translation or not gaps:
@@ -136,26 +169,37 @@ class Planner:
 
     def initial(self) -> PlanState:
         """The state before the first batch."""
-        return PlanState(0, 0, (Lane(),) * self.config.batch_rows)
+        lanes_RF = np.zeros((self.config.batch_rows, STATE_FIELDS), np.int64)
+        lanes_RF[:, place.NUMBER] = -1
+        nothing_S = np.zeros(len(self.sources), np.int64)
+        return PlanState(0, nothing_S, nothing_S, lanes_RF)
 
     def next(self, state: PlanState) -> tuple[Plan, PlanState]:
         """The next global batch, and the state after it."""
-        pieces: list[Piece] = []
-        lanes, taken, unpaired = [], state.taken, 0
-        for row, lane in enumerate(state.lanes):
-            at = 0
-            while self.row_tokens - at >= SHORTEST:
-                if lane.number < 0:
-                    lane, taken = Lane(taken, state.step), taken + 1
-                    unpaired += self._open(lane).unpaired
-                placed, lane = self._place(row, at, lane)
-                if not placed:  # a pair does not fit the rest of the row: padding
-                    break
-                pieces += placed
-                at = placed[-1].at + placed[-1].length
-            lanes.append(lane)
-        plan = Plan(state.step, pieces, taken - state.taken, unpaired)
-        return plan, PlanState(state.step + 1, taken, tuple(lanes))
+        full_RF = self._lanes[1] if self._lanes and self._lanes[0] is state else self._restore(state)
+        rates = rates_at(self.config, state.step)
+        unit = UNITS.index(self.config.mix_by)
+        self._forget(state, rates.pairs)
+        while True:
+            lanes_RF, taken_S, used_S, counts = (
+                full_RF.copy(),
+                state.taken_S.copy(),
+                state.used_S.copy(),
+                np.zeros(3, np.int64),
+            )
+            found = place.plan_rows(
+                lanes_RF, taken_S, used_S, self._weights_S, unit, tuple(ahead.records_DA for ahead in self._ahead),
+                tuple(ahead.draws_D for ahead in self._ahead), np.array([ahead.base for ahead in self._ahead]),
+                self._numbers(rates), self._shares_V, self.row_tokens, state.step, self._pieces_PK, counts,
+            )  # fmt: skip
+            if found >= 0:
+                break
+            if found <= place.DOES_NOT_FIT:
+                raise self._does_not_fit(lanes_RF[place.DOES_NOT_FIT - found])
+            self._ahead[place.NEEDS_DOCUMENTS - found].extend(pairs=rates.pairs)
+        after = PlanState(state.step + 1, taken_S, used_S, lanes_RF[:, :STATE_FIELDS].copy())
+        self._lanes = after, lanes_RF
+        return Plan(state.step, self._pieces_PK[:found], *counts.tolist()), after
 
     def plans(self, state: PlanState) -> Iterator[tuple[Plan, PlanState]]:
         """Batches from `state` to the end of the run."""
@@ -163,67 +207,45 @@ class Planner:
             plan, state = self.next(state)
             yield plan, state
 
-    def _open(self, lane: Lane) -> _Opened:
-        ordinal, epoch = self.order[lane.number], self.order.epoch(lane.number)
-        pairable = all(self._pairable(ordinal, view) for view in self.views)
-        layout = draw_layout(self.config, epoch, self.split.id(ordinal), lane.start, pairable)
-        return _Opened(ordinal, layout, not pairable and self.config.mode == "proxy")
+    def unfinished(self, state: PlanState) -> list[dict[str, Any]]:
+        """The documents that a run leaves half done if it ends here: set, id, and how far it got."""
+        found = []
+        for lane in (lane for lane in state.lanes if lane.number >= 0):
+            ordinal = self.orders[lane.set][lane.number]
+            identity = self.sources[lane.set].split.id(ordinal).hex()
+            found.append({"set": lane.set, "id": identity, "part": lane.part, "offset": lane.offset})
+        return found
 
-    def _pairable(self, ordinal: int, view: View) -> bool:
-        if view.anchor_gap is not None:
-            return True
-        length = self.split.length("raw", ordinal) + self.split.length(view.name, ordinal)
-        return length + PAIR_OVERHEAD + END_OVERHEAD <= self.row_tokens
+    def _restore(self, state: PlanState) -> np.ndarray:
+        """The lanes of a state with the fields that follow from it: each document is opened again, as it was then."""
+        if len(state.lanes_RF) != self.config.batch_rows or len(state.taken_S) != len(self.sources):
+            raise ByteproxyError(
+                f"a state of {len(state.lanes_RF)} rows and {len(state.taken_S)} sets found, "
+                f"{self.config.batch_rows} and {len(self.sources)} expected: a run keeps its global batch and its sets"
+            )
+        lanes_RF = np.zeros((len(state.lanes_RF), place.LANE_FIELDS), np.int64)
+        lanes_RF[:, :STATE_FIELDS] = state.lanes_RF
+        for number, ahead in enumerate(self._ahead):
+            ahead.clear(int(state.taken_S[number]))
+        for lane in (lane for lane in lanes_RF if lane[place.NUMBER] >= 0):
+            rates = rates_at(self.config, int(lane[place.START]))
+            ahead = self._ahead[lane[place.SET]]
+            records_DA, draws_D = ahead.look_up(int(lane[place.NUMBER]), 1, rates.pairs)
+            place.open_document(lane, records_DA[0], draws_D[0], self._numbers(rates), self._shares_V)
+        return lanes_RF
 
-    def _place(self, row: int, at: int, lane: Lane) -> tuple[list[Piece], Lane]:
-        """Lay as much of the lane's document as fits at this place; the lane comes back idle if the document ends."""
-        document = self._open(lane)
-        if document.layout in (Layout.PAIR_RAW_FIRST, Layout.PAIR_COMPRESSED_FIRST):
-            return self._place_pair(row, at, lane, document)
-        parallel = document.layout == Layout.PARALLEL
-        view = lane.part if parallel else int(document.layout == Layout.COMPRESSED)
-        piece = self._stream_piece(row, at, lane, document.ordinal, view)
-        if piece.tail is DONE:
-            return [piece], Lane(lane.number, lane.start, 1) if parallel and lane.part == 0 else Lane()
-        return [piece], lane._replace(offset=piece.end)
+    def _numbers(self, rates: Rates) -> tuple[float, float, bool]:
+        return rates.compressed, rates.pair_probability, self.config.mode == "parallel"
 
-    def _stream_piece(self, row: int, at: int, lane: Lane, ordinal: int, view: int) -> Piece:
-        column, begin = self.views[view - 1].name if view else "raw", lane.offset
-        length, room = self.split.length(column, ordinal), self.row_tokens - at - 2  # behind bos and the sentinel
-        ends = length - begin + END_OVERHEAD <= room
-        end = length if ends else min(length, begin + room)
-        text = end - begin
-        if view:  # bytes behind a part of the symbols: by proportion, so that the parts add up to the document
-            raw = self.split.length("raw", ordinal)
-            text = raw * end // max(length, 1) - raw * begin // max(length, 1)
-        return Piece(row, at, lane.number, ordinal, view, begin, end, True, DONE if ends else CUT, text)
+    def _forget(self, state: PlanState, pairs: bool) -> None:
+        """Let go of documents that are behind every lane; look again where pairs have come into force since."""
+        for number, ahead in enumerate(self._ahead):
+            mine = state.lanes_RF[:, place.SET] == number
+            ahead.drop(int(state.taken_S[number]), set(state.lanes_RF[mine, place.NUMBER].tolist()), pairs)
 
-    def _place_pair(self, row: int, at: int, lane: Lane, document: _Opened) -> tuple[list[Piece], Lane]:
-        """The longest anchor-to-anchor pair that fits the rest of the row, so that no half lacks its counterpart."""
-        anchors_A2 = self.split.anchors(document.ordinal, self.views[0].name)
-        ends_A = anchors_A2.sum(axis=1, dtype=np.int64)
-        last, first = len(ends_A) - 1, lane.offset
-        room = int(ends_A[first]) + self.row_tokens - at - PAIR_OVERHEAD
-        until = int(np.searchsorted(ends_A, room, side="right")) - 1
-        if until == last and ends_A[last] + END_OVERHEAD > room:
-            until -= 1
-        if until < first or (until == first and first != last):
-            if at == 0:
-                raise ByteproxyError(
-                    f"{self.split.place(document.ordinal)[0]}, document {document.ordinal}: the anchors of view "
-                    f"{self.views[0].name} are further apart than a row of {self.config.context} can hold. "
-                    "Give a larger --context, or --translation 0"
-                )
-            return [], lane
-        ends = until == last
-        (raw_0, symbol_0), (raw_1, symbol_1) = (tuple(map(int, anchors_A2[k])) for k in (first, until))
-        spans = {0: (raw_0, raw_1), 1: (symbol_0, symbol_1)}
-        views = (0, 1) if document.layout == Layout.PAIR_RAW_FIRST else (1, 0)
-        pieces = []
-        for half, view in enumerate(views):
-            tail = (JOIN if ends else JOIN_CUT) if half == 0 else (DONE if ends else CUT)
-            span, text = spans[view], raw_1 - raw_0
-            piece = Piece(row, at, lane.number, document.ordinal, view, *span, bos=half == 0, tail=tail, text=text)
-            pieces.append(piece)
-            at += piece.length
-        return pieces, Lane() if ends else lane._replace(offset=until)
+    def _does_not_fit(self, lane: np.ndarray) -> ByteproxyError:
+        ordinal, view = int(lane[place.L_ORDINAL]), self.views[lane[place.VIEW] - 1].name
+        return ByteproxyError(
+            f"{self.sources[lane[place.SET]].split.place(ordinal)[0]}, document {ordinal}: the anchors of view {view} "
+            f"are further apart than a row of {self.config.context} holds. Give a larger --context, or --translation 0"
+        )

@@ -1,15 +1,15 @@
 """Which views of a document are trained on, by step: the proxy-compression recipe as a function without state.
 
-The draw of a document is a hash of (seed, epoch, id) against the rates of the step its first row is built for, so it
+The draw of a document is a hash of (seed, epoch, id), against the rates of the step its first row is built for, so it
 does not depend on workers, prefetch depth or resumes. Rates are shares of *streams* (a pair is two streams) and move
 with the optimizer's steps.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Protocol
 
-from shards.hashing import keyed_hash
+import numpy as np
+from numba import njit
 
 
 class Schedule(Protocol):
@@ -31,14 +31,10 @@ class Schedule(Protocol):
     def anneal(self) -> float: ...
 
 
-class Layout(IntEnum):
-    """How a document is laid out."""
-
-    RAW = 0
-    COMPRESSED = 1
-    PAIR_RAW_FIRST = 2  # in-context translation: the second view attends to the first
-    PAIR_COMPRESSED_FIRST = 3
-    PARALLEL = 4  # both views, as two documents that cannot see each other
+# How a document is laid out. Integers, for compiled code.
+RAW, COMPRESSED = 0, 1
+PAIR_RAW_FIRST, PAIR_COMPRESSED_FIRST = 2, 3  # in-context translation: the second view attends to the first
+PARALLEL = 4  # both views, as two documents that cannot see each other
 
 
 @dataclass(frozen=True)
@@ -71,19 +67,16 @@ def rates_at(config: Schedule, step: int) -> Rates:
     return Rates(config.rate, False)
 
 
-def draw_layout(config: Schedule, epoch: int, identity: bytes, step: int, pairable: bool) -> Layout:
-    """The layout of a document that starts at `step`. `pairable`: a pair of it can be cut to fit the context.
+@njit(cache=True, nogil=True)
+def layout_of(draw, compressed, pair):  # type: ignore[no-untyped-def]
+    """The layout that a document's draw (uint64) means at a share of compressed streams and a probability of a pair.
 
-    A document that cannot be paired takes one view with the stream's own rate, so the share of streams holds.
+    A document that cannot be paired comes with `pair` 0 and takes one view with the stream's own rate, so the share of
+    streams holds.
     """
-    if config.mode == "parallel":
-        return Layout.PARALLEL
-    rates = rates_at(config, step)
-    bits = keyed_hash("layout", config.seed, epoch.to_bytes(8, "little"), identity)
-    draw = (bits >> 11) * 2.0**-53
-    pair = rates.pair_probability if pairable else 0.0
-    if draw < pair:
-        return Layout.PAIR_RAW_FIRST if bits & 1 else Layout.PAIR_COMPRESSED_FIRST
+    uniform = np.float64(draw >> np.uint64(11)) * 2.0**-53
+    if uniform < pair:
+        return PAIR_RAW_FIRST if draw & np.uint64(1) else PAIR_COMPRESSED_FIRST
     # Of the rest: with pairs, only the view that is in the majority remains; without, the rate itself.
-    single = (rates.compressed > 0.5) if pair else (draw < rates.compressed)
-    return Layout.COMPRESSED if single else Layout.RAW
+    single = compressed > 0.5 if pair > 0.0 else uniform < compressed
+    return COMPRESSED if single else RAW

@@ -1,5 +1,6 @@
 """What a run says: the opening, a line a log step, the final table; and the running totals behind them."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shards.errors import CorruptShard
 from trainer.batch import Batch
 from trainer.config import Config
 from trainer.evaluate import table
@@ -41,8 +43,9 @@ class Totals:
 class Console:
     """Prints a run's progress. Rates are over the steps since the last line, time left over those of this process."""
 
-    def __init__(self, config: Config, views: Sequence[str], totals: Totals) -> None:
-        self.config, self.views, self.totals = config, views, totals
+    def __init__(self, config: Config, views: Sequence[str], totals: Totals, quiet: bool = False) -> None:
+        self.config, self.views, self.totals, self.quiet = config, views, totals, quiet
+        self.masked = 0
         self.begun = time.monotonic()
         self.steps = 0
         self.bpb: float | None = None
@@ -51,6 +54,8 @@ class Console:
     def opening(self, run: Path, parameters: dict[str, int], step: int, by_torch: str) -> None:
         """What is about to be trained, and from where on."""
         c = self.config
+        if self.quiet:
+            return
         sizes = " + ".join(f"{count / 1e6:.2f}M {part}" for part, count in parameters.items())
         print(f"{run}: {sizes} parameters; {c.mode}, {' + '.join(self.views)}, from {c.shards}")
         print(f"{c.steps} steps of {c.batch_rows} x {c.context} symbols, {c.dtype} on {c.device}, {c.threads} threads")
@@ -59,6 +64,16 @@ class Console:
         if by_torch != version("torch"):
             print(f"torch {by_torch} wrote the checkpoint, this is {version('torch')}: the last bits may differ")
         print(end="", flush=True)
+
+    def say(self, lines: Sequence[str]) -> None:
+        """More lines of the opening."""
+        if not self.quiet:
+            print("\n".join(lines), flush=True)
+
+    def quarantined(self, fault: CorruptShard) -> None:
+        """A document whose targets are masked. Called from the loader's thread, on whatever rank has it in its rows."""
+        self.masked += 1
+        print(f"quarantined, {self.masked} so far: {fault}", file=sys.stderr, flush=True)
 
     def begin(self) -> None:
         """From here the next step's time runs; evaluating and saving do not count as training."""
@@ -96,7 +111,8 @@ class Console:
 
     def stopped(self, run: Path, step: int) -> None:
         """After a signal: where it stands and how to go on."""
-        print(f"stopped after step {step}; continue with: python -m trainer train --run {run}", flush=True)
+        if not self.quiet:
+            print(f"stopped after step {step}; continue with: python -m trainer train --run {run}", flush=True)
 
 
 def final_table(result: dict[str, Any]) -> str:
@@ -112,6 +128,8 @@ def final_table(result: dict[str, Any]) -> str:
     for view in symbols:
         share, of_text = symbols[view] / max(sum(symbols.values()), 1), text[view] / max(sum(text.values()), 1)
         lines.append(f"  {view:<14} {share:6.1%} of the symbols  {of_text:6.1%} of the text")
+    if unfinished := result.get("unfinished"):
+        lines.append(f"({len(unfinished)} documents were left half done at the last step; result.json lists them.)")
     lines.append(f"in {_clock(result['seconds'])} of training.")
     if "sample" in result:
         lines += ["", f"A continuation of {result['prompt']!r}:", "", result["sample"]]

@@ -2,13 +2,19 @@
 
 import dataclasses
 import os
+import shutil
+import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from shards.errors import ByteproxyError
+from trainer.batch import Allocate
 from trainer.config import Config
+from trainer.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -24,8 +30,11 @@ def resolve(config: Config, stored: Mapping[str, Any]) -> Config:
         )
     if dtype == "auto":
         dtype = stored.get("dtype") or ("bfloat16" if device.startswith("cuda") or _has_bfloat16() else "float32")
-    threads = threads or stored.get("threads") or _cores()
-    return dataclasses.replace(config, device=device, dtype=dtype, threads=threads)
+    threads = threads or stored.get("threads") or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    compiled = config.compile
+    if compiled == "auto":
+        compiled = stored.get("compile") or ("on" if _can_compile(device) else "off")
+    return dataclasses.replace(config, device=device, dtype=dtype, threads=threads, compile=compiled)
 
 
 def set_up_torch(config: Config) -> None:
@@ -35,6 +44,29 @@ def set_up_torch(config: Config) -> None:
         torch.use_deterministic_algorithms(True)
         # else every torch.empty is filled, which guards against bugs and costs a pass over memory
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def compile_blocks(model: Model, config: Config) -> None:
+    """Compile the model's blocks, of which all share one shape, so one compilation each for training and evaluation."""
+    if config.compile == "on":
+        for block in model.layers:
+            block.compile(dynamic=False)
+
+
+def allocator(config: Config) -> Allocate:
+    """Of a batch's buffers: pinned memory where batches go to a GPU."""
+    if not config.device.startswith("cuda"):
+        return np.zeros
+    kinds = {np.uint16: torch.uint16, np.int32: torch.int32, np.uint8: torch.uint8, np.bool_: torch.bool}
+    return lambda shape, kind: torch.zeros(shape, dtype=kinds[kind], pin_memory=True).numpy()
+
+
+def _can_compile(device: str) -> bool:
+    """On the CPU compiled code needs a C++ compiler and Python's headers."""
+    if device.startswith("cuda"):
+        return True
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and header.exists()
 
 
 def _cores() -> int:

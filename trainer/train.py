@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,10 +26,12 @@ from shards.reader import ShardSet
 from trainer import checkpoint, evaluate
 from trainer.batch import Batch
 from trainer.config import Config, differences
+from trainer.distributed import Ranks, joined
 from trainer.feed import rows_of
-from trainer.loader import Loader, views_of_run
+from trainer.loader import Loader
 from trainer.loss import nats_by_view
 from trainer.metrics import Metrics
+from trainer.mixture import Mixture, describe, open_mixture
 from trainer.model import Model, count_parameters, table_rows
 from trainer.optim import (
     clip_gradients,
@@ -38,8 +41,9 @@ from trainer.optim import (
     optimizer_tensors,
     set_learning_rate,
 )
+from trainer.plan import PlanState
 from trainer.report import Console, Totals, final_table
-from trainer.runtime import DTYPES, resolve, set_up_torch
+from trainer.runtime import DTYPES, allocator, compile_blocks, resolve, set_up_torch
 from trainer.sample import Drawing, sample_text
 
 RESULT = "result.json"
@@ -49,63 +53,63 @@ SAMPLE_BYTES = 400
 def train(config: Config) -> dict[str, Any]:
     """Train to the last step, from the run's latest checkpoint if there is one; evaluate; return the figures.
 
-    A SIGINT or SIGTERM saves a checkpoint and returns early with its number under `signal`.
+    A SIGINT or SIGTERM saves a checkpoint and returns early with its number under `signal`. Under `torchrun` each
+    process calls this; rank 0 alone writes and returns the figures.
     """
     if not config.shards or not config.run:
         raise ByteproxyError("--shards and --run: a folder each expected")
-    shard_set, run = ShardSet.open(config.shards, config.check), Path(config.run)
-    with checkpoint.locked(run):
+    mixture, run = open_mixture(config), Path(config.run)
+    with joined(resolve(config, {}).device) as ranks, ranks.first_only(checkpoint.locked(run)):
         state = latest_state(run)
         config = resolve(config, state["config"] if state else {})
-        views = views_of_run(shard_set, config)
-        digests = digests_of(shard_set, [view.name for view in views])
         if state:
-            check_resumable(run, state, config, digests)
+            check_resumable(run, state, config, mixture.digests)
+        ranks.wait()  # until all have read the state that the first will replace
         if (run / RESULT).exists() and state and state["step"] == config.steps:
-            return announce_finished(run)
-        (run / RESULT).unlink(missing_ok=True)
-        write_atomically(run / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode() + b"\n")
+            return announce_finished(run) if ranks.is_first else {}
+        if ranks.is_first:
+            (run / RESULT).unlink(missing_ok=True)
+            write_atomically(run / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode() + b"\n")
         set_up_torch(config)
-        return _train(config, run, shard_set, ["raw", *(view.name for view in views)], digests, state)
+        return _train(config, run, mixture, state, ranks)
 
 
-def _train(
-    config: Config,
-    run: Path,
-    shard_set: ShardSet,
-    views: list[str],
-    digests: dict[str, str],
-    state: dict[str, Any] | None,
-) -> dict[str, Any]:
-    tables = table_rows([shard_set.view(view).alphabet for view in views[1:]])
+def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | None, ranks: Ranks) -> dict[str, Any]:
+    views = ["raw", *(view.name for view in mixture.views)]
+    tables = table_rows([view.alphabet for view in mixture.views])
     model = Model(config, tables, DTYPES[config.dtype]).to(config.device)
+    compile_blocks(model, config)
     optimizers = make_optimizers(model, config)
     totals = Totals.empty(views)
     if state:
         restore(checkpoint.folder_of(run, state["step"]), model, optimizers)
         totals = Totals.from_json(state["totals"])
-    step, planner_state = (state["step"], state["planner"]) if state else (0, None)
-    console = Console(config, views, totals)
+    step, planned = (state["step"], PlanState.from_json(state["planner"])) if state else (0, None)
+    console = Console(config, views, totals, quiet=not ranks.is_first)
     console.opening(run, count_parameters(config, tables), step, state["torch"] if state else torch.__version__)
+    console.say(describe(mixture, config))
 
     def save() -> None:
         metrics.sync()  # the lines of the steps before the state that says they are done
         checkpoint.save(run, step, dict(model.named_parameters()), optimizer_tensors(model, optimizers), {
-            "planner": planner_state, "totals": totals.to_json(), "config": dataclasses.asdict(config),
-            "views": views, "tables": tables, "digests": digests, "torch": torch.__version__,
+            "planner": planned.to_json() if planned else None, "totals": totals.to_json(), "views": views,
+            "tables": tables, "config": dataclasses.asdict(config), "digests": mixture.digests,
+            "torch": torch.__version__,
         })  # fmt: skip
         checkpoint.prune(run, config.keep)
 
     with (
-        Loader(shard_set, config, planner_state, config.prefetch) as batches,
-        Metrics(run, views, step) as metrics,
+        Loader(mixture.sources, mixture.views, config, planned, config.prefetch, rank=ranks.rank, ranks=ranks.ranks,
+               allocate=allocator(config), report=console.quarantined) as batches,
+        Metrics(run, views, step, quiet=not ranks.is_first) as metrics,
         stop_signals() as received,
-    ):
+    ):  # fmt: skip
         console.begin()
-        for batch, planner_state in batches:  # noqa: B007  `save` closes over it
+        for batch, planned in batches:  # noqa: B007  `save` closes over it
             rate = learning_rate(config, step)
             set_learning_rate(optimizers, rate)
-            nats_V = backward(model, batch, config.pass_rows)
+            stopping = add_up(batch, bool(received), ranks)
+            nats_V = backward(model, batch, config.pass_rows, ranks)
             norm = clip_gradients(model, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
@@ -114,28 +118,47 @@ def _train(
             step += 1
             totals.add(batch)
             plain = {"step": step, "lr": rate, "documents": batch.documents, "unpaired": batch.unpaired}
-            metrics.add(plain | console.tick(), batch.symbols, batch.raw_bytes, torch.cat((nats_V, norm[None])))
-            last, stopping = step == config.steps, bool(received)
+            plain |= console.tick() | batch.set_shares()
+            metrics.add(plain, batch.symbols, batch.raw_bytes, torch.cat((nats_V, norm[None])))
+            last = step == config.steps
             saving = last or stopping or (config.checkpoint_every and step % config.checkpoint_every == 0)
             looking = not last and config.eval_every and step % config.eval_every == 0 and config.mode != "tokens"
-            if looking or saving or step % config.log_every == 0 or step == 1:
+            if ranks.is_first and (looking or saving or step % config.log_every == 0 or step == 1):
                 held_out = None
                 if looking:
-                    val = shard_set.split("val")
+                    val = mixture.first.split("val")
                     found = evaluate.score(model, val, config.pass_rows, config.context, config.eval_bytes)
                     held_out = {"val_bpb": found.bits_per_byte}
                 console.line(metrics.flush(held_out))
-            if saving:
+            if saving and ranks.is_first:
                 save()
             if looking or saving:
+                ranks.wait()
                 console.begin()
             if stopping:
                 console.stopped(run, step)
-                return {"run": str(run), "step": step, "signal": int(received[0])}
-    return finish(config, run, model, shard_set, totals, step)
+                return {"run": str(run), "step": step, "signal": int(received[0]) if received else signal.SIGTERM}
+        unfinished = batches.planner.unfinished(planned) if planned else []
+    if not ranks.is_first:
+        ranks.wait()
+        return {}
+    result = finish(config, run, model, mixture.first, totals, step, unfinished)
+    ranks.wait()
+    return result
 
 
-def backward(model: Model, batch: Batch, micro_rows: int) -> Tensor:
+def add_up(batch: Batch, stop: bool, ranks: Ranks) -> bool:
+    """Make the batch's counts those of all ranks; returns whether any rank was asked to stop."""
+    if ranks.ranks == 1:
+        return stop
+    counts = torch.from_numpy(np.concatenate((batch.symbols, batch.raw_bytes, [stop])))
+    ranks.sum([counts])
+    views = len(batch.symbols)
+    batch.symbols, batch.raw_bytes = counts[:views].numpy(), counts[views : 2 * views].numpy()
+    return bool(counts[-1])
+
+
+def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks) -> Tensor:
     """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,)."""
     count = max(int(batch.symbols.sum()), 1)
     total_V = torch.zeros(len(model.tables), device=model.norm.weight.device)
@@ -145,12 +168,17 @@ def backward(model: Model, batch: Batch, micro_rows: int) -> Tensor:
         nats_V = nats_by_view(model, x_NW, rows.views_N, rows.targets_N, rows.counted_N)
         (nats_V.sum() / count).backward()
         total_V += nats_V.detach()
+    ranks.sum_gradients(model)
+    ranks.sum([total_V])
     return total_V
 
 
-def finish(config: Config, run: Path, model: Model, shard_set: ShardSet, totals: Totals, step: int) -> dict[str, Any]:
-    """Evaluate on all of val, sample, write result.json, print the table."""
+def finish(
+    config: Config, run: Path, model: Model, shard_set: ShardSet, totals: Totals, step: int, unfinished: list[Any]
+) -> dict[str, Any]:
+    """Evaluate on all of val, sample, write result.json, print the table. `unfinished`: documents left half done."""
     result: dict[str, Any] = {"run": str(run), "step": step, "shards": config.shards, "mode": config.mode}
+    result["unfinished"] = unfinished
     result |= {"symbols": totals.symbols, "bytes_of_text": totals.raw_bytes, "seconds": round(totals.seconds, 1)}
     if config.mode != "tokens":
         val = shard_set.split("val")
@@ -181,14 +209,6 @@ def latest_state(run: Path) -> dict[str, Any] | None:
     return checkpoint.read_state(checkpoint.folder_of(run, steps[-1])) if steps else None
 
 
-def digests_of(shard_set: ShardSet, views: Sequence[str]) -> dict[str, str]:
-    """What of a set a run depends on: its documents, their order, and the views trained on."""
-    manifest = shard_set.manifest
-    return {"order": manifest.order_digest("train")} | {
-        view: manifest.view_digest("train", view) for view in ["raw", *views]
-    }
-
-
 def check_resumable(run: Path, state: dict[str, Any], config: Config, digests: dict[str, str]) -> None:
     """Refuse to go on with what would make another run of it."""
     if changed := differences(state["config"], dataclasses.asdict(config)):
@@ -196,7 +216,7 @@ def check_resumable(run: Path, state: dict[str, Any], config: Config, digests: d
         raise ByteproxyError(
             f"{run} was begun with another config:\n  {lines}\nLeave these away to continue it, or give another --run"
         )
-    if changed := [name for name, digest in digests.items() if state["digests"].get(name) != digest]:
+    if changed := [name for name in digests | state["digests"] if state["digests"].get(name) != digests.get(name)]:
         raise ByteproxyError(
             f"{run} was begun on other data: {', '.join(changed)} of {config.shards} differ from its set. "
             "Give that set with --shards, or another --run"

@@ -11,10 +11,10 @@ from trainer.config import Config, describe_fields, differences, make_config, pa
 
 def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('preset = "25m"\nsteps = 7\nlr = 1\nbatch-rows = 3\n')
-    flags, _ = parse_flags(["--steps=9", "--rate-start", "0.5", "--no-check", "--micro_rows", "1"])
+    flags, _ = parse_flags(["--steps=9", "--rate-start", "0.5", "--check", "off", "--micro_rows", "1"])
     config = make_config(read_toml(tmp_path / "run.toml") | flags)
     assert (config.width, config.steps, config.lr, config.batch_rows) == (512, 9, 1.0, 3)
-    assert (config.rate_start, config.check, config.micro_rows) == (0.5, False, 1)
+    assert (config.rate_start, config.check, config.micro_rows) == (0.5, "off", 1)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> 
         (["--steps", "many"], "--steps: 'many' found, a whole number expected"),
         (["--steps", "1.5"], "--steps: '1.5' found, a whole number expected"),
         (["--lr", "fast"], "--lr: 'fast' found, a number expected"),
-        (["--check", "maybe"], "--check: 'maybe' found, true or false expected"),
+        (["--check", "maybe"], "--check: 'maybe' found, one of fail, quarantine, off expected"),
         (["--steps"], "--steps: a value expected after it"),
         (["steps=3"], "'steps=3' found, a flag like --steps expected"),
         (["--mode", "prxy"], "--mode: 'prxy' found, one of proxy, bytes, tokens, parallel expected"),
@@ -49,7 +49,7 @@ def test_a_wrong_flag_is_refused_by_name(arguments: list[str], message: str) -> 
     [
         ("contxt = 3", "key 'contxt' is not known; did you mean --context?"),
         ('steps = "3"', "--steps: '3' found, a whole number expected"),
-        ("check = 1", "--check: 1 found, true or false expected"),
+        ("check = 1", "--check: 1 found, a text expected"),
         ("steps = true", "--steps: True found, a whole number expected"),
         ("steps 3", "not valid TOML"),
     ],

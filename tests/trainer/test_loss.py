@@ -7,8 +7,8 @@ from torch import nn
 
 import trainer.loss as loss
 from shards.reader import ShardSet
+from tests.trainer.loading import loader_of
 from trainer.config import Config
-from trainer.loader import Loader
 from trainer.metrics import step_figures
 from trainer.model import Model, table_rows
 from trainer.train import backward
@@ -39,7 +39,7 @@ def test_no_position_of_a_view_costs_no_nats_and_gives_zero_gradients() -> None:
 def test_each_counted_target_is_scored_by_the_head_of_its_input_and_once(
     tiny_set: ShardSet, tiny_config: Config
 ) -> None:
-    with Loader(tiny_set, tiny_config, None, 0) as loader:
+    with loader_of(tiny_set, tiny_config) as loader:
         batch = next(iter(loader))[0]
     model = Model(tiny_config, table_rows([512]))
     nats = backward(model, batch, tiny_config.batch_rows)

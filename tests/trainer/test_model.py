@@ -5,16 +5,16 @@ import pytest
 import torch
 
 from shards.reader import ShardSet
+from tests.trainer.loading import loader_of
 from trainer.batch import Batch
 from trainer.config import PRESETS, Config, make_config
-from trainer.loader import Loader
 from trainer.model import Model, count_parameters, rotate, rotation_at, table_rows
 from trainer.norm import rms_norm
 from trainer.train import backward
 
 
 def first_batch(shard_set: ShardSet, config: Config) -> Batch:
-    with Loader(shard_set, config, None, 0) as loader:
+    with loader_of(shard_set, config) as loader:
         return next(iter(loader))[0]
 
 

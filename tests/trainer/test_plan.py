@@ -1,9 +1,10 @@
-"""The planner and its batches: each symbol a target exactly once, pairs whole, resumes exact."""
+"""The planner and its batches: each symbol a target exactly once, pairs whole, resumes exact, any number of ranks."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from tests.sets import build_set, standard_library
-from trainer.batch import Batch, build_batch
-from trainer.loader import Loader, views_of_run
-from trainer.plan import Plan, Planner, PlanState
-from trainer.recipe import Layout, draw_layout
+from tests.trainer.loading import loader_of, planner_of, views_of
+from trainer.batch import Batch, Buffers, Builder
+from trainer.loader import Loader, rows_of_rank
+from trainer.place import CUT, DONE, JOIN
+from trainer.plan import Plan, Planner, PlanState, Source
 from trainer.specials import BOS, EOS, PAD, SPECIALS, closer, opener
+
+ARRAYS = ("ids_RT", "targets_RT", "counted_RT", "views_RT", "positions_RT", "cu_seqlens", "symbols", "raw_bytes")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class PlanSettings:
     anneal: float = 0.2
     context: int = 300
     batch_rows: int = 3
+    shuffle_window: int = 0
+    mix_by: str = "bytes"
+    check: str = "fail"
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +48,25 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     long = standard_library(40_000, 60)[-1]
     texts += [long[:n] for n in (0, 1, 2, 3, 295, 296, 297, 298, 299, 300, 301, 302, 600)] + [long, b"\xff\0" * 400]
     folder = tmp_path_factory.mktemp("plan") / "set"
-    return ShardSet.open(build_set(folder, texts, texts[:1], "sentencepiece:vocab=400", "gzip", shards=2))
+    return ShardSet.open(build_set(folder, texts, texts[:1], "sentencepiece:vocab=400", "gzip", shards=4))
+
+
+def copied(batch: Batch) -> dict[str, Any]:
+    """A batch's arrays, which are used again, for keeping."""
+    return {name: getattr(batch, name).copy() for name in ARRAYS}
 
 
 def batches(shard_set: ShardSet, config: PlanSettings) -> Iterator[tuple[Plan, Batch, PlanState]]:
-    views = views_of_run(shard_set, config)
-    planner = Planner(shard_set.split("train"), views, config)
+    planner = planner_of(shard_set, config)
+    build = builder_of(planner, config)
     for plan, state in planner.plans(planner.initial()):
-        yield plan, build_batch(plan, planner.split, views, config.batch_rows, config.context), state
+        yield plan, build(plan), state
+
+
+def builder_of(planner: Planner, config: PlanSettings, rank: int = 0, ranks: int = 1) -> Any:
+    first, end = rows_of_rank(config.batch_rows, rank, ranks)
+    builder = Builder(planner.sources, planner.pointers, planner.views, first, end - first, config.check)
+    return lambda plan: builder.build(plan, Buffers(end - first, config.context, planner.views))
 
 
 CONFIGS = st.builds(
@@ -58,11 +76,12 @@ CONFIGS = st.builds(
     seed=st.integers(0, 1000),
     rate=st.sampled_from([0.5, 0.9, 1.0]),
     context=st.sampled_from([261, 262, 300, 301, 2000]),
-    batch_rows=st.integers(1, 5),
+    batch_rows=st.integers(1, 9),
     translation=st.sampled_from([0.0, 0.5, 1.0]),
     anneal=st.just(0.0),
+    shuffle_window=st.sampled_from([0, 1, 2, 9]),
 )
-COMMON = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+COMMON = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @COMMON
@@ -70,20 +89,20 @@ COMMON = settings(max_examples=12, deadline=None, suppress_health_check=[HealthC
 def test_every_symbol_of_every_documents_layout_is_a_target_exactly_once_an_epoch(
     mixed: ShardSet, config: PlanSettings
 ) -> None:
-    split, views = mixed.split("train"), views_of_run(mixed, config)
-    planner = Planner(split, views, config)
+    split, views = mixed.split("train"), views_of(mixed, config)
+    planner = planner_of(mixed, config)
     seen: Counter[tuple[int, int, int]] = Counter()  # (document's number, view, symbol); -1 for the closer at its end
     state = planner.initial()
-    while state.taken < len(split) or any(0 <= lane.number < len(split) for lane in state.lanes):
+    while state.taken_S[0] < len(split) or any(0 <= lane.number < len(split) for lane in state.lanes):
         plan, state = planner.next(state)
         for piece in plan.pieces:
             seen.update((piece.number, piece.view, symbol) for symbol in range(piece.begin, piece.end))
-            seen[piece.number, piece.view, -1] += piece.tail.counted
+            seen[piece.number, piece.view, -1] += piece.tail in (JOIN, DONE)
     for number in range(len(split)):
         layout = {view for (document, view, _) in seen if document == number}
         assert layout
         for view in layout:
-            length = split.length(views[view - 1].name if view else "raw", planner.order[number])
+            length = split.length(views[view - 1].name if view else "raw", planner.orders[0][number])
             assert all(seen[number, view, symbol] == 1 for symbol in range(-1, length))
 
 
@@ -92,13 +111,14 @@ def test_every_symbol_of_every_documents_layout_is_a_target_exactly_once_an_epoc
 def test_one_epoch_of_one_lane_lays_each_document_out_once_and_in_order(mixed: ShardSet, config: PlanSettings) -> None:
     """Read the stream back from the batches' own arrays, and decode it: the documents, whole."""
     config = replace(config, batch_rows=1, steps=4000)
-    split, views = mixed.split("train"), views_of_run(mixed, config)
-    planner = Planner(split, views, config)
+    split, views = mixed.split("train"), views_of(mixed, config)
+    planner = planner_of(mixed, config)
+    build = builder_of(planner, config)
     state, streams = planner.initial(), Counter[tuple[int, bytes]]()
     parts: dict[int, list[int]] = {0: [], 1: []}
-    while state.taken < len(split) or state.lanes[0].number in range(len(split)):
+    while state.taken_S[0] < len(split) or state.lanes[0].number in range(len(split)):
         plan, state = planner.next(state)
-        batch = build_batch(plan, split, views, 1, config.context)
+        batch = build(plan)
         counted = batch.counted_RT[0]
         for view, target in zip(
             batch.views_RT[0][counted].tolist(), batch.targets_RT[0][counted].tolist(), strict=True
@@ -123,16 +143,41 @@ def test_one_epoch_of_one_lane_lays_each_document_out_once_and_in_order(mixed: S
 def test_a_resumed_run_gets_the_batches_of_the_run_left_alone(
     mixed: ShardSet, config: PlanSettings, at: int, again: int
 ) -> None:
-    alone = [(batch, state.to_json()) for _, batch, state in batches(mixed, config)]
+    alone = [(copied(batch), state.to_json()) for _, batch, state in batches(mixed, config)]
     for first in (at, at + again):  # and a second resume
-        state = alone[first][1]
-        with Loader(mixed, config, state, prefetch=again) as loader:
-            resumed = list(loader)
+        state = PlanState.from_json(alone[first][1])
+        with loader_of(mixed, config, state, prefetch=again) as loader:
+            resumed = [(copied(batch), after.to_json()) for batch, after in loader]
         assert len(resumed) == config.steps - first - 1
         for (batch, after), (expected, expected_after) in zip(resumed, alone[first + 1 :], strict=True):
             assert after == expected_after
-            for name in ("ids_RT", "targets_RT", "counted_RT", "views_RT", "positions_RT", "cu_seqlens"):
-                assert np.array_equal(getattr(batch, name), getattr(expected, name))
+            assert all(np.array_equal(batch[name], expected[name]) for name in ARRAYS)
+
+
+@COMMON
+@given(CONFIGS, st.lists(st.sampled_from([1, 2, 3, 4, 8]), min_size=2, max_size=4))
+def test_any_number_of_ranks_and_any_change_of_it_gives_the_batches_of_one(
+    mixed: ShardSet, config: PlanSettings, ranks: list[int]
+) -> None:
+    """Each rank opens its own loader at each change, from the state that one of the ranks before it wrote."""
+    config = replace(config, steps=5 * len(ranks), batch_rows=max(config.batch_rows, 8))
+    alone = [(copied(batch), state.to_json()) for _, batch, state in batches(mixed, config)]
+    state, step = None, 0
+    sources, views = [Source(mixed.split("train"))], views_of(mixed, config)
+    for many in ranks:
+        loaders = [Loader(sources, views, config, state, rank % 3, rank=rank, ranks=many) for rank in range(many)]
+        streams = [iter(loader) for loader in loaders]
+        for _ in range(5):
+            parts = [next(stream) for stream in streams]
+            state = parts[step % many][1].to_json()
+            expected, expected_state = alone[step]
+            assert all(after.to_json() == expected_state for _, after in parts)
+            for name in ("ids_RT", "targets_RT", "counted_RT", "views_RT", "positions_RT"):
+                assert np.array_equal(np.concatenate([getattr(part, name) for part, _ in parts]), expected[name])
+            assert np.array_equal(sum(part.symbols for part, _ in parts), expected["symbols"])
+            step += 1
+        for loader in loaders:
+            loader.close()
 
 
 @COMMON
@@ -140,19 +185,24 @@ def test_a_resumed_run_gets_the_batches_of_the_run_left_alone(
 def test_batches_have_fixed_shapes_and_targets_never_cross_documents(mixed: ShardSet, config: PlanSettings) -> None:
     shapes = set()
     for plan, batch, _ in batches(mixed, replace(config, steps=12)):
-        shapes.add((batch.ids_RT.shape, batch.cu_seqlens.shape))
+        shapes.add((batch.ids_RT.shape, batch.cu_seqlens.shape, batch.ids_RT.dtype))
         starts = batch.cu_seqlens[batch.cu_seqlens < batch.ids_RT.size]
         flat = batch.ids_RT.reshape(-1)
         assert set(range(0, flat.size, config.context)) <= set(starts.tolist())  # rows never share a segment
+        assert (np.diff(starts) > 0).all()
         assert (
             np.isin(flat[starts], (BOS, PAD)).all() and (flat[np.setdiff1d(np.arange(flat.size), starts)] != BOS).all()
         )
+        ends = np.append(starts[1:], flat.size)
+        expected = np.concatenate([np.arange(end - start) for start, end in zip(starts, ends, strict=True)])
+        assert np.array_equal(batch.positions_RT.reshape(-1), expected)
         targets = batch.targets_RT[batch.counted_RT]
         assert not np.isin(targets, (PAD, BOS, opener(0), opener(1))).any()
         # a closer is always the last token of its view's stretch, and only closers and eos follow the text
         assert (batch.views_RT[batch.ids_RT == BOS] == 0).all() and (batch.views_RT[batch.ids_RT == EOS] == 0).all()
-        assert batch.symbols.sum() == batch.counted_RT.sum()
-        assert batch.raw_bytes.sum() == sum(piece.text for piece in plan.pieces)
+        counts = np.bincount(batch.views_RT[batch.counted_RT], minlength=len(batch.symbols))
+        assert np.array_equal(batch.symbols, counts)
+        assert batch.raw_bytes.sum() == sum(piece.text for piece in plan.pieces) == batch.set_bytes.sum()
     assert len(shapes) == 1
 
 
@@ -160,7 +210,7 @@ def test_batches_have_fixed_shapes_and_targets_never_cross_documents(mixed: Shar
 @given(CONFIGS)
 def test_the_halves_of_every_pair_piece_decode_to_the_same_bytes(mixed: ShardSet, config: PlanSettings) -> None:
     config = replace(config, mode="proxy", translation=1.0, rate=0.6)
-    split, views = mixed.split("train"), views_of_run(mixed, config)
+    split, views = mixed.split("train"), views_of(mixed, config)
     pairs = 0
     for plan, _, _ in batches(mixed, config):
         for first, second in zip(plan.pieces, plan.pieces[1:], strict=False):
@@ -173,6 +223,22 @@ def test_the_halves_of_every_pair_piece_decode_to_the_same_bytes(mixed: ShardSet
             symbols = split.symbols(first.ordinal, views[0].name)[slice(*spans[1])]
             assert mixed.codec(views[0].name).decode(symbols) == raw
     assert pairs or config.view == "gzip"  # whose pairs are whole documents, and seldom fit
+
+
+def test_a_plan_is_a_pure_function_of_the_state(mixed: ShardSet) -> None:
+    """Asked again, in another order, or by another planner: the same plan and the same next state."""
+    config = PlanSettings(steps=30)
+    planner, states, plans = planner_of(mixed, config), [], []
+    state = planner.initial()
+    for _ in range(30):
+        states.append(state)
+        plan, state = planner.next(state)
+        plans.append((plan.pieces, state.to_json()))
+    for step in (29, 0, 17, 16, 18):
+        plan, after = planner.next(states[step])
+        assert (plan.pieces, after.to_json()) == plans[step]
+        plan, after = planner_of(mixed, config).next(PlanState.from_json(states[step].to_json()))
+        assert (plan.pieces, after.to_json()) == plans[step]
 
 
 def test_a_document_without_inner_anchors_that_does_not_fit_takes_one_view_and_is_counted(mixed: ShardSet) -> None:
@@ -189,22 +255,22 @@ def test_a_document_without_inner_anchors_that_does_not_fit_takes_one_view_and_i
 def test_the_layout_follows_from_the_step_at_which_the_document_starts(mixed: ShardSet) -> None:
     """The annealing begins at a step; documents under way keep their view."""
     config = PlanSettings(translation=0.0, anneal=0.5, steps=60, batch_rows=2)
-    split = mixed.split("train")
     started: dict[tuple[int, int], int] = {}
+    kept = 0
     for plan, _, state in batches(mixed, config):
         for piece in plan.pieces:
             if plan.step >= 30 and piece.begin == 0:
                 started[plan.step, piece.ordinal] = piece.view
+            kept += plan.step >= 30 and piece.view == 1
         assert state.step == plan.step + 1
-    assert started and set(started.values()) == {0}
-    assert draw_layout(config, 0, split.id(0), 45, True) == Layout.RAW
+    assert started and set(started.values()) == {0} and kept
 
 
 def test_a_row_that_begins_inside_a_document_begins_with_bos_and_the_views_sentinel(mixed: ShardSet) -> None:
     config = PlanSettings(mode="bytes", context=50, batch_rows=1)
     previous = None
     for plan, batch, _ in batches(mixed, config):
-        if previous and previous.tail.closer is False:
+        if previous and previous.tail == CUT:
             first = plan.pieces[0]
             assert first.ordinal == previous.ordinal and first.begin == previous.end
             assert batch.ids_RT[0, :2].tolist() == [BOS, opener(0)]
@@ -214,9 +280,48 @@ def test_a_row_that_begins_inside_a_document_begins_with_bos_and_the_views_senti
 
 @pytest.mark.parametrize(("mode", "context"), [("proxy", 260), ("bytes", 3)])
 def test_a_context_too_short_for_the_sentinels_is_refused(mixed: ShardSet, mode: str, context: int) -> None:
-    config = PlanSettings(mode=mode, context=context)
     with pytest.raises(ByteproxyError, match=rf"context {context} is too short.* --context \d+ or more"):
-        Planner(mixed.split("train"), views_of_run(mixed, config), config)
+        planner_of(mixed, PlanSettings(mode=mode, context=context))
+
+
+def test_a_state_of_another_global_batch_is_refused(mixed: ShardSet) -> None:
+    state = planner_of(mixed, PlanSettings(batch_rows=4)).initial()
+    with pytest.raises(ByteproxyError, match="a state of 4 rows and 1 sets found, 3 and 1 expected"):
+        planner_of(mixed, PlanSettings()).next(state)
+
+
+def test_documents_that_a_run_leaves_half_done_are_named(mixed: ShardSet) -> None:
+    planner = planner_of(mixed, PlanSettings(mode="bytes", batch_rows=2))
+    state = planner.initial()
+    while not all(lane.number >= 0 and lane.offset for lane in state.lanes):
+        _, state = planner.next(state)
+    split, found = mixed.split("train"), planner.unfinished(state)
+    assert [lane["offset"] for lane in found] == [lane.offset for lane in state.lanes]
+    for lane in found:
+        number = split.find(bytes.fromhex(lane["id"]))
+        assert number is not None and lane["offset"] < split.length("raw", number)
+
+
+@pytest.mark.parametrize("mix_by", ["documents", "bytes", "symbols"])
+def test_sets_are_mixed_by_weight_in_the_unit_asked_for(mixed: ShardSet, tmp_path: Path, mix_by: str) -> None:
+    texts = [text for text in standard_library(30_000, 80) if len(text) > 6000]
+    other = ShardSet.open(build_set(tmp_path / "other", texts, texts[:1], "gzip"))
+    sources = [Source(mixed.split("train"), 3.0), Source(other.split("train"), 1.0)]
+    config = PlanSettings(mode="bytes", steps=600, mix_by=mix_by, batch_rows=2)
+    planner = Planner(sources, [], config)
+    documents, text = np.zeros(2), np.zeros(2)
+    for plan, _ in planner.plans(planner.initial()):
+        for piece in plan.pieces:
+            documents[piece.set] += piece.begin == 0
+            text[piece.set] += piece.text
+    share = documents if mix_by == "documents" else text
+    assert share[1] / share.sum() == pytest.approx(0.25, abs=0.04)
+    assert (documents[1] / documents.sum() < 0.2) == (mix_by != "documents")
+    alone = planner_of(mixed, config)
+    first = [piece.ordinal for piece in next(alone.plans(alone.initial()))[0].pieces]
+    assert first  # the first set's order is the same as without the second
+    taken = [alone.orders[0][k] for k in range(20)]
+    assert taken == [planner.orders[0][k] for k in range(20)]
 
 
 def test_an_error_in_the_prefetch_thread_reaches_the_trainer(tmp_path: Path) -> None:
@@ -228,7 +333,7 @@ def test_an_error_in_the_prefetch_thread_reaches_the_trainer(tmp_path: Path) -> 
     data[chunk.offset + 200] ^= 1
     file.write_bytes(data)
     with (
-        Loader(ShardSet.open(folder), PlanSettings(mode="bytes")) as loader,
+        loader_of(ShardSet.open(folder), PlanSettings(mode="bytes"), prefetch=2) as loader,
         pytest.raises(ByteproxyError, match="column raw, document"),
     ):
         list(loader)

@@ -1,10 +1,11 @@
 """The recipe: rates by step, and draws that keep the share of compressed streams."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from trainer.recipe import Layout, draw_layout, rates_at
+from trainer.recipe import COMPRESSED, PAIR_COMPRESSED_FIRST, PAIR_RAW_FIRST, RAW, layout_of, rates_at
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Schedule:
     anneal: float = 0.0
 
 
-def streams(layout: Layout) -> tuple[int, int]:
-    return {Layout.RAW: (1, 0), Layout.COMPRESSED: (0, 1)}.get(layout, (1, 1))
+def streams(layout: int) -> tuple[int, int]:
+    return {RAW: (1, 0), COMPRESSED: (0, 1)}.get(layout, (1, 1))
 
 
 def test_the_rate_ramps_in_the_warm_up_then_holds_then_anneals_to_raw_bytes() -> None:
@@ -33,21 +34,22 @@ def test_single_view_modes() -> None:
     assert (
         rates_at(Schedule(mode="bytes"), 0).compressed == 0.0 and rates_at(Schedule(mode="tokens"), 0).compressed == 1.0
     )
-    assert draw_layout(Schedule(mode="parallel"), 0, b"x", 50, True) == Layout.PARALLEL
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.4, 0.5, 0.65, 0.9])
 @pytest.mark.parametrize("pairable", [True, False])
 def test_the_share_of_compressed_streams_is_the_rate(rate: float, pairable: bool) -> None:
     """Whether documents can be paired or not; 20,000 draws, so the share is within 0.012 (3 sigma)."""
-    config = Schedule(rate_start=rate, rate=rate, translation=1.0)
-    layouts = [draw_layout(config, 0, i.to_bytes(4, "big"), 0, pairable) for i in range(20_000)]
+    rates = rates_at(Schedule(rate_start=rate, rate=rate, translation=1.0), 0)
+    pair = rates.pair_probability if pairable else 0.0
+    draws = np.random.default_rng(0).integers(0, 2**64, 20_000, np.uint64)
+    layouts = [layout_of(draw, rates.compressed, pair) for draw in draws]
     raw, compressed = map(sum, zip(*map(streams, layouts), strict=True))
     assert compressed / (raw + compressed) == pytest.approx(rate, abs=0.012)
-    pairs = [layout for layout in layouts if layout in (Layout.PAIR_RAW_FIRST, Layout.PAIR_COMPRESSED_FIRST)]
+    pairs = [layout for layout in layouts if layout in (PAIR_RAW_FIRST, PAIR_COMPRESSED_FIRST)]
     assert bool(pairs) == pairable
     if pairable:
-        first = sum(layout == Layout.PAIR_RAW_FIRST for layout in pairs) / len(pairs)
+        first = sum(layout == PAIR_RAW_FIRST for layout in pairs) / len(pairs)
         assert first == pytest.approx(0.5, abs=0.03)
 
 
@@ -56,12 +58,3 @@ def test_over_half_of_the_warm_ups_documents_are_pairs() -> None:
     config = Schedule(steps=1000)
     share = sum(rates_at(config, step).pair_probability for step in range(200)) / 200
     assert share == pytest.approx(0.54, abs=0.01)
-
-
-def test_the_draw_depends_on_seed_epoch_and_document_alone() -> None:
-    config = Schedule()
-    draws = [draw_layout(config, 0, i.to_bytes(4, "big"), 5, True) for i in range(200)]
-    assert draws == [draw_layout(config, 0, i.to_bytes(4, "big"), 5, True) for i in range(200)]
-    for other in (replace(config, seed=1), config):
-        epoch = 1 if other is config else 0
-        assert draws != [draw_layout(other, epoch, i.to_bytes(4, "big"), 5, True) for i in range(200)]

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from tests.sets import build_set, standard_library
+from tests.trainer.loading import planner_of
 from trainer import checkpoint
 from trainer.config import Config, flag, make_config
-from trainer.plan import Planner
 from trainer.train import train
 
 PATIENCE = 240  # seconds: a loaded machine is slow, not wrong
@@ -129,7 +129,7 @@ def test_killed_in_a_pair_in_the_steady_phase_and_in_a_checkpoint_a_run_ends_bit
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     # 12 steps: the first 5 begin pairs, the next 3 are steady, the rest is annealed; checkpoints after 4, 8 and 12
-    planner = Planner(tiny_set.split("train"), [tiny_set.view("sentencepiece")], config)
+    planner = planner_of(tiny_set, config)
     plans = [plan for plan, _ in planner.plans(planner.initial())]
     assert all(any(not piece.bos for piece in plan.pieces) for plan in plans[1:5])  # second halves
     kill_when(lambda: 1 <= steps_written() <= 4, config, prefetch=1, log_every=1)

@@ -1,0 +1,36 @@
+"""Where the mapped columns of a split lie in memory, for code that is compiled and follows addresses.
+
+One table of row groups by columns. A group's file is mapped when it is first asked for; what an address points to stays
+mapped until `trim`, which the reader of a batch calls between batches.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from shards.reader import OPEN_FILES, Split
+
+ADDRESS, SIZE = 0, 1
+
+
+class Pointers:
+    """`table_GC2`: (row groups, columns, address and size) int64 of each column chunk's payload; 0 where not mapped."""
+
+    def __init__(self, split: Split, columns: Sequence[str], open_files: int = OPEN_FILES) -> None:
+        self.split, self.columns, self._limit = split, list(columns), open_files
+        self.table_GC2 = np.zeros((split.groups, len(self.columns), 2), np.int64)
+        self._held: dict[int, list[np.ndarray]] = {}
+
+    def map(self, groups: np.ndarray) -> None:
+        """Make the payloads of these row groups (any shape, may repeat) addressable."""
+        for group in np.unique(groups[self.table_GC2[groups, 0, ADDRESS] == 0]).tolist():
+            payloads = [self.split.payload(group, column) for column in self.columns]
+            self._held[group] = payloads
+            for column, payload in enumerate(payloads):
+                self.table_GC2[group, column] = payload.ctypes.data, len(payload)
+
+    def trim(self) -> None:
+        """Let go of all when more groups are held than files may be open. Addresses taken before are no longer good."""
+        if len(self._held) > self._limit:
+            self.table_GC2[list(self._held)] = 0
+            self._held.clear()

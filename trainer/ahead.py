@@ -1,0 +1,158 @@
+"""What the planner needs to know of the documents that a set's order holds next, looked up many at a time.
+
+Every rank looks all of them up, for every rank plans the whole batch. So what a plan rests on is checked here: that the
+stored lengths agree with the index, and where documents may be paired, the checksums over their anchors.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from shards.hashing import keyed_hash
+from shards.pointers import Pointers
+from shards.reader import Split
+from trainer.memory import load_i32, load_i64, load_u32, load_u64
+from trainer.order import Order
+
+# A document's record: these, and behind them a view's fields for each view of the run.
+ORDINAL, GROUP, ROW, SKIP, RAW_LENGTH, RECORD = 0, 1, 2, 3, 4, 5
+LENGTH, PAIRABLE, ANCHORS, ANCHOR_COUNT, VIEW_RECORD = 0, 1, 2, 3, 4
+
+FIRST_BLOCK, BLOCK = 64, 512  # documents looked up at once, the first time and later
+_PREFIX = 4
+_FAULT = -1
+
+
+def columns_of(views: Sequence[str]) -> list[str]:
+    """The mapped columns that planning and batches read, in the order of `Pointers`: id, then three for each value."""
+    values = ["raw", *(column for view in views for column in (view, f"{view}_anchors"))]
+    return ["id", *(column for value in values for column in (value, f"{value}_len", f"{value}_start"))]
+
+
+class Ahead:
+    """The records of a set's documents from running count `base` on: `records_DA` and their `draws_D` (uint64)."""
+
+    def __init__(
+        self, split: Split, pointers: Pointers, order: Order, views: Sequence[str], excluded: np.ndarray, context: int
+    ) -> None:
+        self.split, self.pointers, self.order = split, pointers, order
+        self.views, self.excluded, self.row_tokens = list(views), excluded, context + 1
+        self.widths = np.array([1, *(split.width(view) for view in views)], np.int64)
+        self.has_anchors = np.array([split.has_inner_anchors(view) for view in views], np.bool_)
+        self.clear(0)
+
+    def clear(self, base: int) -> None:
+        """Forget everything; go on from running count `base`."""
+        self.base, self._next_block, self._with_pairs = base, FIRST_BLOCK, False
+        self.records_DA = np.zeros((0, RECORD + VIEW_RECORD * len(self.views)), np.int64)
+        self.draws_D = np.zeros(0, np.uint64)
+        self._anchors: dict[int, list[np.ndarray]] = {}  # by running count; holding an array keeps its file mapped
+
+    def drop(self, taken: int, in_use: set[int], pairs: bool) -> None:
+        """Forget the documents before running count `taken`, but for the anchors of those still in use.
+
+        With `pairs`, also the later ones, if they were looked up without anchors.
+        """
+        if pairs and not self._with_pairs:
+            self.records_DA, self.draws_D, self.base = self.records_DA[:0], self.draws_D[:0], taken
+        gone = taken - self.base
+        if gone > 0:
+            self.records_DA, self.draws_D, self.base = self.records_DA[gone:], self.draws_D[gone:], taken
+        if self._anchors:
+            self._anchors = {k: kept for k, kept in self._anchors.items() if k >= taken or k in in_use}
+
+    def extend(self, pairs: bool) -> None:
+        """Look up the next documents. `pairs`: documents may be laid out as pairs, so anchors are needed too."""
+        count = self.base + len(self.records_DA)
+        records, draws = self.look_up(count, self._next_block, pairs)
+        self._next_block, self._with_pairs = min(BLOCK, 2 * self._next_block), pairs
+        self.records_DA = np.concatenate((self.records_DA, records))
+        self.draws_D = np.concatenate((self.draws_D, draws))
+
+    def look_up(self, count: int, how_many: int, pairs: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Records and draws of the documents at running counts from `count` on."""
+        if self.order.window:
+            self.split.want(self.order.files_ahead(count))
+        documents_D = self.order.documents(count, how_many)
+        group_D, row_D = self.split.locate(documents_D)
+        self.pointers.trim()
+        self.pointers.map(group_D)
+        records_DA = np.zeros((how_many, self.records_DA.shape[1]), np.int64)
+        records_DA[:, ORDINAL], records_DA[:, GROUP], records_DA[:, ROW] = documents_D, group_D, row_D
+        records_DA[:, SKIP] = np.isin(documents_D, self.excluded)
+        ids_D2 = np.zeros((how_many, 2), np.uint64)
+        fault = look_up_rows(records_DA, ids_D2, self.pointers.table_GC2, self.widths, self.has_anchors,
+                             self.row_tokens, pairs)  # fmt: skip
+        if fault != _FAULT:
+            values = ["raw", *(column for view in self.views for column in (view, f"{view}_anchors"))]
+            self.split.check_structure(int(documents_D[fault]), values)
+            raise AssertionError("a fault that the reader does not find")
+        if pairs:
+            self._hold_anchors(count, records_DA)
+        return records_DA, self._draws(count, ids_D2)
+
+    def _hold_anchors(self, count: int, records_DA: np.ndarray) -> None:
+        """Check the anchors of documents that may become pairs, and give their addresses."""
+        for index, record in enumerate(records_DA):
+            if record[SKIP]:
+                continue
+            held = self._anchors[count + index] = []
+            for v, view in enumerate(self.views):
+                at = RECORD + VIEW_RECORD * v
+                if not record[at + PAIRABLE]:
+                    continue
+                ordinal = int(record[ORDINAL])
+                if self.split.checked:
+                    self.split.check_value(view, ordinal)
+                anchors_A2 = self.split.anchors(ordinal, view, check=False)
+                record[at + ANCHORS], record[at + ANCHOR_COUNT] = anchors_A2.ctypes.data, len(anchors_A2)
+                held.append(anchors_A2)
+
+    def _draws(self, count: int, ids_D2: np.ndarray) -> np.ndarray:
+        """The draw of each document's layout, uniform in [0, 2**64): hash(seed, epoch, id). Ids are hashes already."""
+        epochs, which_D = np.unique((count + np.arange(len(ids_D2))) // self.order.n, return_inverse=True)
+        keys = [keyed_hash("layout", self.order.seed, epoch.to_bytes(8, "little")) for epoch in epochs.tolist()]
+        key_D = np.array(keys, np.uint64)[which_D]
+        return mix(mix(ids_D2[:, 0] ^ key_D) ^ ids_D2[:, 1])
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser, elementwise over uint64: a bijection; each output bit depends on every input bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def look_up_rows(records_DA, ids_D2, table_GC2, widths, has_anchors, row_tokens, pairs):  # type: ignore[no-untyped-def]
+    """Fill in lengths, ids and whether a pair can be cut; returns the first document whose index is wrong, or -1."""
+    for d in range(len(records_DA)):
+        group, row = records_DA[d, GROUP], records_DA[d, ROW]
+        ids_D2[d, 0] = load_u64(table_GC2[group, 0, 0], 2 * row)
+        ids_D2[d, 1] = load_u64(table_GC2[group, 0, 0], 2 * row + 1)
+        raw_length = stored_length(table_GC2, group, row, 1, 1)
+        if raw_length < 0:
+            return d
+        records_DA[d, RAW_LENGTH] = raw_length
+        for v in range(len(has_anchors)):
+            at = RECORD + VIEW_RECORD * v
+            length = stored_length(table_GC2, group, row, 4 + 6 * v, widths[v + 1])
+            if length < 0 or (pairs and stored_length(table_GC2, group, row, 7 + 6 * v, 8) < 0):
+                return d
+            records_DA[d, at + LENGTH] = length
+            records_DA[d, at + PAIRABLE] = has_anchors[v] or raw_length + length + 6 <= row_tokens
+    return _FAULT
+
+
+@njit(cache=True, nogil=True)
+def stored_length(table_GC2, group, row, column, width):  # type: ignore[no-untyped-def]
+    """The length of a value in its own unit; -1 where what is stored before the value does not agree with the index."""
+    payload, size = table_GC2[group, column, 0], table_GC2[group, column, 1]
+    length = np.int64(load_i32(table_GC2[group, column + 1, 0], row))
+    start = load_i64(table_GC2[group, column + 2, 0], row)
+    if length < 0 or start < _PREFIX or start + length * width > size:
+        return -1
+    if np.int64(load_u32(payload + start - _PREFIX, 0)) != length * width:
+        return -1
+    return length

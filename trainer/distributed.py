@@ -1,0 +1,72 @@
+"""Several processes that train one model, each on its own rows of every batch: started by `torchrun`, else just one.
+
+    torchrun --nproc-per-node 2 -m trainer train --shards … --steps 1000
+
+Gradients are sums over a rank's targets, divided by the count over all ranks, so their sum over ranks is that of the
+whole batch. Rank 0 alone prints, evaluates and writes; the others wait for it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+
+class Ranks:
+    """This process's place among those that train together."""
+
+    def __init__(self, rank: int = 0, ranks: int = 1) -> None:
+        self.rank, self.ranks = rank, ranks
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all ranks, in one exchange per dtype and device."""
+        if self.ranks == 1:
+            return
+        for kind in {(tensor.dtype, tensor.device) for tensor in tensors}:
+            mine = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == kind]
+            flat = torch.cat([tensor.flatten() for tensor in mine])
+            dist.all_reduce(flat)
+            for tensor, part in zip(mine, flat.split([tensor.numel() for tensor in mine]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Add up the gradients; a rank whose rows have no target of a view has none for its tables: zero."""
+        if self.ranks == 1:
+            return
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.sum([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.ranks > 1:
+            dist.barrier()
+
+    def first_only(self, context: AbstractContextManager[None]) -> AbstractContextManager[None]:
+        """The context on rank 0, nothing on the others."""
+        return context if self.is_first else nullcontext()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Join the processes that `torchrun` has started, by its environment variables; leave them at the end."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        yield Ranks()
+        return
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), ranks)
+    finally:
+        dist.destroy_process_group()

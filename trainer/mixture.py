@@ -1,0 +1,178 @@
+"""The shard sets that a run trains on: one or several by weight, here or in an object store, less what is left out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from shards.errors import ByteproxyError
+from shards.hashing import ID_BYTES
+from shards.manifest import View
+from shards.reader import ShardSet
+from trainer.order import Order, quality
+from trainer.plan import Source
+
+
+class MixtureConfig(Protocol):
+    """The fields of the trainer's config that say what is trained on."""
+
+    @property
+    def shards(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def view(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def check(self) -> str: ...
+    @property
+    def shuffle_window(self) -> int: ...
+    @property
+    def exclude(self) -> str: ...
+    @property
+    def cache(self) -> str: ...
+    @property
+    def cache_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Open sets with their weights, the views that the run trains on, and what a resume must find unchanged."""
+
+    sets: list[ShardSet]
+    sources: list[Source]
+    views: list[View]
+    digests: dict[str, str]
+
+    @property
+    def first(self) -> ShardSet:
+        """The set whose val split is held out."""
+        return self.sets[0]
+
+
+def open_mixture(config: MixtureConfig) -> Mixture:
+    """Open the sets of `config.shards`, see `parse_shards`; refuse sets whose views are not made by the same codec."""
+    parts = parse_shards(config.shards)
+    cache, sets = Path(config.cache) if config.cache else None, []
+    for location, _ in parts:
+        home = cache / blake2b(location.encode(), digest_size=8).hexdigest() if cache else None
+        sets.append(ShardSet.open(location, config.check != "off", home, config.cache_bytes))
+        _check_window(sets[-1], location, config)
+    views = [] if config.mode == "bytes" else [sets[0].view(config.view or next(iter(sets[0].views), "sentencepiece"))]
+    for (location, _), shard_set in zip(parts[1:], sets[1:], strict=True):
+        _check_views(views, shard_set, location, parts[0][0])
+    identities = read_ids(Path(config.exclude)) if config.exclude else []
+    sources = [
+        Source(shard_set.split("train"), weight, _documents(shard_set, identities))
+        for (_, weight), shard_set in zip(parts, sets, strict=True)
+    ]
+    return Mixture(sets, sources, views, _digests(sets, views, identities))
+
+
+def parse_shards(text: str) -> list[tuple[str, float]]:
+    """`a` or `a:0.7,b:0.3`: locations with their weights (1 where none is given)."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(.+?)(?::(\d+(?:\.\d*)?|\.\d+))?", part.strip())
+        if not match:
+            raise ByteproxyError(f"--shards {text!r}: a set is missing; for instance --shards data/a:0.7,data/b:0.3")
+        location, weight = match[1], match[2]
+        if weight and re.search(
+            r"://[^/?]*$|[?&][^=]*=[^&]*$", location
+        ):  # a port: s3://host:9000, …override=host:9000
+            location, weight = f"{location}:{weight}", None
+        if weight and float(weight) <= 0:
+            raise ByteproxyError(f"--shards {part}: weight {weight} found, more than 0 expected")
+        found.append((location, float(weight) if weight else 1.0))
+    return found
+
+
+def read_ids(path: Path) -> list[bytes]:
+    """The document ids of an exclusion list, sorted: 32 hex digits a line; empty lines and `#` comments are passed."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ByteproxyError(f"--exclude {path}: cannot be read ({error})") from None
+    found = set()
+    for number, line in enumerate(lines, 1):
+        if text := line.partition("#")[0].strip():
+            if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * ID_BYTES}}}", text):
+                raise ByteproxyError(
+                    f"{path}, line {number}: {text!r} found, an id of {2 * ID_BYTES} hex digits expected"
+                )
+            found.add(bytes.fromhex(text))
+    return sorted(found)
+
+
+def describe(mixture: Mixture, config: MixtureConfig) -> list[str]:
+    """Lines for the console: sets, weights, what is left out, and how shuffled a windowed order is."""
+    lines = []
+    total = sum(source.weight for source in mixture.sources)
+    for shard_set, source in zip(mixture.sets, mixture.sources, strict=True):
+        share = f"{source.weight / total:.0%} " if len(mixture.sets) > 1 else ""
+        left_out = f", {len(source.excluded):,} left out" if len(source.excluded) else ""
+        lines.append(f"set: {share}{shard_set.location}, {len(source.split):,} documents{left_out}")
+        files = [file.rows for file in source.split.files]
+        for window in {0, config.shuffle_window} if config.shuffle_window else ():
+            found = quality(Order(files, config.seed, window))
+            name = f"windows of {window} shards" if window else "global"
+            lines.append(
+                f"order, {name}: displacement {found['displacement']:.3f} (uniform 0.333), distance of neighbours "
+                f"{found['neighbour_distance']:.3f} (uniform 0.293)"
+            )
+    return lines
+
+
+def _check_window(shard_set: ShardSet, location: str, config: MixtureConfig) -> None:
+    """A cache smaller than the set needs an order that works on a part of it at a time."""
+    files = shard_set.manifest.splits["train"]
+    total = sum(file.size for file in files)
+    if "://" not in location or not config.cache_bytes:
+        return
+    if config.cache_bytes < total and not config.shuffle_window:
+        raise ByteproxyError(
+            f"{location} takes {total:,} bytes and the cache {config.cache_bytes:,}: a global order would fetch files "
+            "again and again. Give --shuffle-window K (shards shuffled together), or a larger --cache-bytes"
+        )
+    window = sum(sorted((file.size for file in files), reverse=True)[: config.shuffle_window])
+    if config.shuffle_window and config.cache_bytes < min(window, total):
+        raise ByteproxyError(
+            f"--shuffle-window {config.shuffle_window}: up to {window:,} bytes at a time, and the cache holds "
+            f"{config.cache_bytes:,}. Give a smaller window or a larger --cache-bytes"
+        )
+
+
+def _check_views(views: Sequence[View], shard_set: ShardSet, location: str, first: str) -> None:
+    for view in views:
+        other = shard_set.view(view.name)
+        if (other.digest, other.width, other.alphabet) != (view.digest, view.width, view.alphabet):
+            raise ByteproxyError(
+                f"view {view.name} of {location} was made by another codec than that of {first}: their symbols mean "
+                "different things. Build both with the same codecs"
+            )
+
+
+def _documents(shard_set: ShardSet, identities: Sequence[bytes]) -> np.ndarray:
+    """The numbers of those of these documents that the train split holds, sorted."""
+    split = shard_set.split("train")
+    found = (split.find(identity) for identity in identities)
+    return np.array(sorted(number for number in found if number is not None), np.int64)
+
+
+def _digests(sets: Sequence[ShardSet], views: Sequence[View], identities: Sequence[bytes]) -> dict[str, str]:
+    """What of the sets a run depends on: documents, their order, the views trained on, and what is left out."""
+    found = {}
+    for number, shard_set in enumerate(sets):
+        suffix = f" of set {number}" if number else ""
+        manifest = shard_set.manifest
+        found[f"order{suffix}"] = manifest.order_digest("train")
+        for name in ["raw", *(view.name for view in views)]:
+            found[name + suffix] = manifest.view_digest("train", name)
+    if identities:
+        found["excluded"] = blake2b(b"".join(identities), digest_size=16).hexdigest()
+    return found
