@@ -24,7 +24,7 @@ from shards.store import Store, open_store
 if TYPE_CHECKING:
     from shards.codecs.base import Codec
 
-OPEN_FILES = 256  # maps kept open; arrays handed out keep theirs alive beyond that
+OPEN_FILES = 128  # maps kept open; arrays handed out keep theirs alive beyond that
 _PREFIX = 4
 _FIXED_DTYPES = (("_len", "<i4"), ("_start", "<i8"), ("_sum", "<u8"))
 

@@ -31,7 +31,7 @@ examples:
   python -m tests.bench.loaders --shards data/linux --rounds 5   a set that is there (with a view sentencepiece)
   python -m tests.bench.loaders --only ours,grain --rounds 1     a quick look; the reference always runs
 
-The first run installs the peers (3 GB, most of it torch) and writes their stores into the work folder; later runs take
+The first run installs the peers (5 GB, most of it torch) and writes their stores into the work folder; later runs take
 what is there. Remove the work folder to begin anew. Ratios are steady from 100 MB of text on; leave the machine alone
 meanwhile.
 """

@@ -26,10 +26,11 @@ class Bench:
         self.limits = {"at_least": at_least, "at_most": at_most}
         self.sizes = {variant: documents.describe(self.exports, variant) or {} for variant in VARIANTS}
         self.pythons: dict[str, Path] = {}
+        self.halved: dict[tuple[str, str], dict[str, Any]] = {}  # (row key, variant) -> what `half` gave in this run
         self.broken: dict[tuple[str, str], str] = {}  # (peer, variant) -> why
 
     def prepare(self, rows: list[Row]) -> None:
-        """Environments and stores of all peers, one after another; what is there from an earlier run is kept."""
+        """Environments and stores of all peers, and what ours compiles; what is there from an earlier run is kept."""
         for peer in dict.fromkeys([REFERENCE.peer, *(row.peer for row in rows)]):
             try:
                 self.pythons[peer] = environments.interpreter(peer, self.work, self.say)
@@ -41,17 +42,14 @@ class Bench:
         for row in {row.peer: row for row in rows if row.peer in self.pythons}.values():
             for variant in VARIANTS if _has_store(row.peer) else ():
                 self._store(row, variant)
+        if own := [row for row in rows if row.peer == "ours"]:
+            self._process(own[0], VARIANTS[0], "build")  # of no store: a failure shows again when it is measured
 
     def _store(self, row: Row, variant: str) -> None:
         """The peer's store of a variant, unless one of these documents by these versions is there."""
         folder = self._folder(row, variant)
-        complete, made_of = (
-            folder / "complete.json",
-            {
-                "documents": self.sizes[variant]["digest"],
-                "versions": environments.versions(row.peer),
-            },
-        )
+        complete = folder / "complete.json"
+        made_of = {"documents": self.sizes[variant]["digest"], "versions": environments.versions(row.peer)}
         if complete.exists() and json.loads(complete.read_text()) == made_of:
             return
         self.say(f"{row.peer}: writing its store of {variant}")
@@ -66,6 +64,7 @@ class Bench:
 
     def rounds(self, rows: list[Row], count: int) -> Iterator[dict[str, Any]]:
         """Measurements, as they come: {row, variant, round, reference, run, half, resume}."""
+        self.halved.clear()
         planned = [(row, variant) for variant in (*VARIANTS, MIXED) for row in rows if variant in row.variants]
         for number in range(count):
             for row, variant in planned:
@@ -74,16 +73,18 @@ class Bench:
     def _measure(self, row: Row, variant: str, number: int) -> dict[str, Any]:
         found: dict[str, Any] = {"row": row.key, "variant": variant, "round": number, "load": os.getloadavg()[0]}
         if why := self.broken.get((row.peer, variant)):
-            return found | {"error": why}
-        reference = self._process(REFERENCE, "tokens" if variant == MIXED else variant, "run")
-        found["reference"], found["run"] = reference, self._process(row, variant, "run")
-        if number == 0 and "error" not in found["run"]:
-            found["half"] = self._process(row, variant, "half")
-        if self._state_file(row, variant).exists():
+            found["error"] = why
+            self.say(_progress(found))
+            return found
+        found["reference"] = self._process(REFERENCE, "tokens" if variant == MIXED else variant, "run")
+        found["run"] = self._process(row, variant, "run")
+        if (row.key, variant) not in self.halved and "error" not in found["run"]:
+            found["half"] = self.halved[row.key, variant] = self._process(row, variant, "half")
+        if self.halved.get((row.key, variant), {}).get("resumes"):
             found["resume"] = self._process(row, variant, "resume")
-        for result in (found[name] for name in ("reference", "run", "half", "resume") if name in found):
-            if "error" in result:
-                found.setdefault("error", result["error"])
+        parts = (found.get(name, {}) for name in ("reference", "run", "half", "resume"))
+        if errors := [part["error"] for part in parts if "error" in part]:
+            found["error"] = errors[0]
         self.say(_progress(found))
         return found
 
@@ -91,8 +92,6 @@ class Bench:
         """One job in a process of its own, its files read into the page cache before."""
         folder, state_file = self._folder(row, variant), self._state_file(row, variant)
         state_file.parent.mkdir(parents=True, exist_ok=True)
-        if action == "half":
-            state_file.unlink(missing_ok=True)
         job = self.limits | {
             "module": row.module,
             "option": row.option,

@@ -8,11 +8,12 @@ a run of about one epoch.
 import dataclasses
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.bench.loaders.documents import VIEW, describe
+from tests.bench.loaders.documents import VIEW, Documents, describe
 from tests.bench.loaders.packing import ROWS, SYMBOLS, TOKENS
 from tests.bench.loaders.stream import SEED, Source, Stream
 from trainer.batch import Batch
@@ -30,6 +31,12 @@ def pass_batches(exports: dict[str, int], option: str) -> int:
     """Batches of about one epoch, from the numbers of symbols exported by variant."""
     shares = MIXED_SHARES if option.startswith("mixed") else {option: 1.0}
     return int(sum(share * exports[variant] for variant, share in shares.items())) // SYMBOLS
+
+
+def build(documents: Documents, folder: Path) -> None:
+    """Nothing to store; but a first use compiles the planner, and caches that beside the sources."""
+    for option in MODES:
+        next(open_stream(Source(documents.folder, documents.variant, folder), option, None).batches)
 
 
 def open_stream(source: Source, option: str, state: Any | None) -> Stream:
