@@ -32,6 +32,7 @@ continues a run that was stopped; `--run RUN` alone is enough for that.
   python -m trainer train --shards data/stdlib --steps 200          a shorter run
   python -m trainer train --preset 25m --mode bytes --run runs/bytes-25m
   python -m trainer train --run runs/stdlib-demo                    continue
+  torchrun --nproc-per-node 2 -m trainer -- train --run runs/two    on two processes, each with half of a batch's rows
 
 Settings, with the values of preset {preset}:
 
@@ -62,6 +63,8 @@ likeliest byte each time; the same seed gives the same text.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Dispatch to a verb; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["--"]:  # under torchrun, whose own parser would else take --run for an option of its own
+        del arguments[0]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0

@@ -1,6 +1,6 @@
 """Several processes that train one model, each on its own rows of every batch: started by `torchrun`, else just one.
 
-    torchrun --nproc-per-node 2 -m trainer train --shards … --steps 1000
+    torchrun --nproc-per-node 2 -m trainer -- train --shards … --steps 1000
 
 Gradients are sums over a rank's targets, divided by the count over all ranks, so their sum over ranks is that of the
 whole batch. Rank 0 alone prints, evaluates and writes; the others wait for it.

@@ -27,8 +27,9 @@ class Rows(NamedTuple):
 
 
 def rows_of(batch: Batch, model: Model, first: int, count: int) -> Rows:
-    """Rows `first` to `first + count`, their attention confined to documents."""
+    """Rows `first` to `first + count` (as far as there are), their attention confined to documents."""
     device, context = model.norm.weight.device, batch.ids_RT.shape[1]
+    count = min(count, len(batch.ids_RT) - first)
     arrays = (batch.ids_RT, batch.views_RT, batch.positions_RT, batch.targets_RT, batch.counted_RT)
     ids_RT, views_RT, positions_RT, targets_RT, counted_RT = (
         torch.from_numpy(array[first : first + count]).to(device, non_blocking=True) for array in arrays

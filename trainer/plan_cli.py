@@ -51,7 +51,8 @@ def main(arguments: list[str]) -> int:
     names = ["raw", *(view.name for view in mixture.views)]
     if not as_json:
         print("\n".join(show_sets(mixture, config)))
-        print(f"order: {show_order(planner)}")
+        if not config.shuffle_window:
+            print(f"order, global: {show_order(planner)}")
     parts = [rows_of_rank(config.batch_rows, rank, ranks) for rank in range(ranks)]
     builders = [
         Builder(mixture.sources, planner.pointers, mixture.views, first, end - first, config.check)

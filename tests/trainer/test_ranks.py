@@ -16,7 +16,7 @@ from trainer.train import train
 def under_torchrun(config: Config, ranks: int) -> None:
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in dataclasses.asdict(config).items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    run = subprocess.run([*command, "-m", "trainer", "train", *flags], capture_output=True, text=True)
+    run = subprocess.run([*command, "-m", "trainer", "--", "train", *flags], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
 
 
@@ -37,7 +37,7 @@ def same_batches(found: list[dict[str, float]], expected: list[dict[str, float]]
 
 @pytest.fixture(scope="module")
 def short(tiny_folder: Path) -> dict[str, object]:
-    return {"steps": 8, "checkpoint_every": 4, "eval_every": 0, "batch_rows": 5, "keep": 0}
+    return {"steps": 8, "checkpoint_every": 4, "eval_every": 0, "batch_rows": 5, "keep": 0, "optimizer": "adamw"}
 
 
 def test_two_gloo_ranks_train_from_one_ranks_state_and_the_reverse_with_the_same_batches(
