@@ -17,7 +17,7 @@ ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample test test-all lint format bench clean
+.PHONY: help setup shards verify train evaluate sample test test-all lint format bench bench-loaders clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -50,7 +50,7 @@ verify: $(READY) ## every checksum and digest of SHARDS=<dir>; decodes every vie
 # The demo's set: the interpreter's own standard library. Made only if there is no set yet and none was named.
 data/stdlib/manifest.json: | $(READY)
 	$(BIN)/python -m pipeline build "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
-		--exclude site-packages --out data/stdlib --views "sentencepiece:vocab=2048 gzip zstd brotli" --val-fraction 0.045
+		--exclude site-packages --out data/stdlib --views "sentencepiece:vocab=2048 gzip zstd brotli"
 
 train: $(READY) $(if $(SHARDS)$(wildcard data/*/manifest.json),,data/stdlib/manifest.json) ## a byte model from SHARDS=<dir> (the latest set); RUN=, PRESET=, ARGS="--steps 200"
 	$(BIN)/python -m trainer train $(call flag,--shards,$(SHARDS)) $(call flag,--run,$(RUN)) $(call flag,--preset,$(PRESET)) $(ARGS)
@@ -74,6 +74,9 @@ lint: $(READY) ## ruff and mypy
 
 bench: $(READY) ## the pipeline's time beside the codec libraries' own (CORPUS=, WORKERS="1 2")
 	$(BIN)/python -m tests.bench.pipeline $(call flag,--corpus,$(CORPUS)) $(call flag,--workers,$(WORKERS)) $(ARGS)
+
+bench-loaders: $(READY) ## our loader beside others, each in an environment of its own (CORPUS=, SHARDS=)
+	$(BIN)/python -m tests.bench.loaders $(call flag,--corpus,$(CORPUS)) $(call flag,--shards,$(SHARDS)) $(ARGS)
 
 clean: ## remove what tools have cached (not data/, runs/ or .venv/)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

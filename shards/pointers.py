@@ -30,7 +30,11 @@ class Pointers:
                 self.table_GC2[group, column] = payload.ctypes.data, len(payload)
 
     def trim(self) -> None:
-        """Let go of all when more groups are held than files may be open. Addresses taken before are no longer good."""
+        """Let go of all when more groups are held than files may be open."""
         if len(self._held) > self._limit:
-            self.table_GC2[list(self._held)] = 0
-            self._held.clear()
+            self.clear()
+
+    def clear(self) -> None:
+        """Let go of all. Addresses taken before are no longer good."""
+        self.table_GC2[list(self._held)] = 0
+        self._held.clear()

@@ -7,7 +7,7 @@ Opening reads the manifest and the files' sizes, no footer. Every access checks 
 import mmap
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ class ShardSet:
 
     def __init__(self, store: Store, location: str | Path, manifest: Manifest, check: bool = True) -> None:
         self.store, self.manifest, self.check = store, manifest, check
-        self.location = str(location)
+        self.location = store.shown
         self.folder = Path(location)  # of a set on this machine
         self.views: dict[str, View] = {view.name: view for view in manifest.views}
         self._splits = {name: Split(self, name, files) for name, files in manifest.splits.items()}
@@ -188,15 +188,17 @@ class Split:
         index = bisect_right(self._first, i) - 1
         file, number = self._places[index]
         if self._info[0] != index:
-            with pq.ParquetFile(self._path(file)) as parquet:
+            with pq.ParquetFile(self._owner.store.path(self.files[file])) as parquet:
                 self._info = (index, parquet.read_row_group(number, columns=list(INFO_COLUMNS)))
+            if file not in self._maps:
+                self._owner.store.release(self.files[file])
         return self._info[1].slice(i - self._first[index], 1).to_pylist()[0]
 
     def place(self, i: int) -> tuple[str, int, int]:
         """File, row group and row of document `i`, for messages."""
         index = bisect_right(self._first, i) - 1
         file, number = self._places[index]
-        return str(self._path(file)), number, i - self._first[index]
+        return self._name(file), number, i - self._first[index]
 
     def _encoded(self, i: int, name: str, check: bool = True) -> tuple[np.ndarray, np.ndarray]:
         view = self._owner.view(name)
@@ -207,8 +209,18 @@ class Split:
             group.check_sum(name, row, value, pairs)
         return value.view(SYMBOL_DTYPES[view.width]), pairs.view(ANCHOR_DTYPE).reshape(-1, 2)
 
-    def _path(self, file: int) -> Path:
-        return self._owner.store.path(self.files[file])
+    def keep_only(self, files: Collection[int]) -> None:
+        """Unmap all files but these, so that a store that holds but a part of the set may let them go."""
+        for file in self._maps.keys() - files:
+            self._unmap(file)
+
+    def _unmap(self, file: int) -> None:
+        del self._maps[file]
+        self._owner.store.release(self.files[file])
+
+    def _name(self, file: int) -> str:
+        """Of a file, for messages."""
+        return f"{self._owner.location}/{self.files[file].path}"
 
     def _group(self, i: int) -> tuple["_Group", int]:
         if not 0 <= i < len(self):
@@ -221,13 +233,32 @@ class Split:
         """The row groups of a file, whose first document has this number."""
         groups = self._maps.get(file)
         if groups is None:
-            groups = self._maps[file] = _map_file(self._path(file), self.files[file], first)
+            groups = self._maps[file] = self._map(file, first)
             if len(self._maps) > OPEN_FILES:
-                dropped, _ = self._maps.popitem(last=False)
-                self._owner.store.release(self.files[dropped])
+                self._unmap(next(iter(self._maps)))
         else:
             self._maps.move_to_end(file)
         return groups
+
+    def _map(self, file: int, first: int) -> list["_Group"]:
+        """Map a file and cut it into its row groups; `first` is the number of its first document."""
+        shard = self.files[file]
+        for attempt in range(3):
+            try:
+                mapped = _map_whole(self._owner.store.path(shard))
+                break
+            except FileNotFoundError:  # another process that shares the cache has just evicted it
+                if attempt == 2:
+                    raise
+        if len(mapped) != shard.size:
+            found = f"{len(mapped)} bytes found, {shard.size} expected by the manifest"
+            raise CorruptShard(found, file=self._name(file))
+        data = np.frombuffer(mapped, np.uint8)
+        firsts = accumulate((group.rows for group in shard.row_groups), initial=first)
+        return [
+            _Group(data, group, self._name(file), number, begin)
+            for number, (group, begin) in enumerate(zip(shard.row_groups, firsts, strict=False))
+        ]
 
     def _unit(self, column: str) -> int:
         if column == "raw":
@@ -278,15 +309,6 @@ class _Group:
         return CorruptShard(found, file=self._path, row_group=self._number, column=column, document=self._first + row)
 
 
-def _map_file(path: Path, shard: ShardFile, first: int) -> list[_Group]:
-    """Map a file and cut it into its row groups; `first` is the number of its first document in the split."""
+def _map_whole(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if len(mapped) != shard.size:
-        raise CorruptShard(f"{len(mapped)} bytes found, {shard.size} expected by the manifest", file=str(path))
-    data = np.frombuffer(mapped, np.uint8)
-    firsts = accumulate((group.rows for group in shard.row_groups), initial=first)
-    return [
-        _Group(data, group, str(path), number, begin)
-        for number, (group, begin) in enumerate(zip(shard.row_groups, firsts, strict=False))
-    ]
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

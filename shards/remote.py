@@ -49,6 +49,11 @@ class RemoteFiles:
         self._thread: threading.Thread | None = None
         self._closed = False
 
+    @property
+    def shown(self) -> str:
+        """The URL without credentials and options."""
+        return self._bucket.shown
+
     def manifest(self) -> Manifest:
         """The set's manifest, read afresh. Raises ByteproxyError where there is none or it is not one of ours."""
         data = self._bucket.read(MANIFEST_NAME)

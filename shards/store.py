@@ -4,15 +4,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
-from shards.errors import CorruptShard
+from shards.errors import ByteproxyError, CorruptShard
 from shards.hashing import document_id
 from shards.manifest import Manifest, ShardFile
 
+_SECRETS = frozenset({"access_key", "secret_key", "session_token"})  # options of pyarrow's URLs
+
 
 class Store(Protocol):
-    """Hands out local paths of a set's files."""
+    """Hands out local paths of a set's files. `shown`: the set in messages, without what must not be in a log."""
 
+    @property
+    def shown(self) -> str: ...
     def manifest(self) -> Manifest: ...
     def path(self, shard: ShardFile) -> Path: ...
     def want(self, shards: Sequence[ShardFile]) -> None: ...
@@ -25,7 +30,7 @@ class LocalFiles:
     """A set in a folder: nothing to fetch and nothing to let go of."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.shown = folder, str(folder)
 
     def manifest(self) -> Manifest:
         """The manifest, after a look at the size of each file that it names."""
@@ -58,8 +63,15 @@ def open_store(location: str | Path, cache: Path | None = None, cache_bytes: int
 
     Without `cache` that is a folder of the set's own under the user's cache folder; 0 bytes: any number.
     """
-    if "://" not in str(location):
-        return LocalFiles(Path(location))
+    text = str(location)
+    if "://" not in text or text.startswith("file://"):
+        return LocalFiles(Path(text.removeprefix("file://")))
+    url = urlsplit(text)
+    if url.password or _SECRETS & parse_qs(url.query).keys():
+        raise ByteproxyError(
+            f"{url.scheme}://{url.hostname}{url.path}: credentials in the URL, which configs and logs would repeat. "
+            "Give them by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the store's own configuration"
+        )
     from shards.remote import RemoteFiles
 
     return RemoteFiles(str(location), cache or default_cache(str(location)), cache_bytes)

@@ -39,6 +39,7 @@ class Ahead:
         self.split, self.pointers, self.order = split, pointers, order
         self.views, self.excluded, self.row_tokens = list(views), excluded, context + 1
         self.widths = np.array([1, *(split.width(view) for view in views)], np.int64)
+        self._files: list[int] = []  # of the order's window and the next
         self.has_anchors = np.array([split.has_inner_anchors(view) for view in views], np.bool_)
         self.clear(0)
 
@@ -73,7 +74,7 @@ class Ahead:
     def look_up(self, count: int, how_many: int, pairs: bool) -> tuple[np.ndarray, np.ndarray]:
         """Records and draws of the documents at running counts from `count` on."""
         if self.order.window:
-            self.split.want(self.order.files_ahead(count))
+            self._move_window(count)
         documents_D = self.order.documents(count, how_many)
         group_D, row_D = self.split.locate(documents_D)
         self.pointers.trim()
@@ -91,6 +92,15 @@ class Ahead:
         if pairs:
             self._hold_anchors(count, records_DA)
         return records_DA, self._draws(count, ids_D2)
+
+    def _move_window(self, count: int) -> None:
+        """Where the order goes on to other files: ask for them in time, and let those behind go."""
+        files = self.order.files_ahead(count).tolist()
+        if files != self._files:
+            self._files = files
+            self.split.want(files)
+            self.split.keep_only(set(files))
+            self.pointers.clear()
 
     def _hold_anchors(self, count: int, records_DA: np.ndarray) -> None:
         """Check the anchors of documents that may become pairs, and give their addresses."""

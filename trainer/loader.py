@@ -6,6 +6,7 @@ trained: each batch carries the state that follows it, and a checkpoint stores t
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol
@@ -53,18 +54,20 @@ class Loader:
         how_many = prefetch + 2 if prefetch else 1
         self._buffers = [Buffers(end - first, config.context, views, allocate) for _ in range(how_many)]
         self._ready: queue.Queue[Any] = queue.Queue(max(1, prefetch))
+        self.waited = 0.0  # seconds that the latest batch was waited for
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._prepare, name="prefetch", daemon=True) if prefetch else None
         if self._thread:
             self._thread.start()
 
     def __iter__(self) -> Iterator[tuple[Batch, PlanState]]:
-        if not self._thread:
-            yield from self._batches()
-            return
-        while (item := self._ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+        batches = self._received() if self._thread else self._batches()
+        while True:
+            asked = time.monotonic()
+            item = next(batches, None)
+            self.waited = time.monotonic() - asked
+            if item is None:
+                return
             yield item
 
     def close(self) -> None:
@@ -78,6 +81,12 @@ class Loader:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _received(self) -> Iterator[tuple[Batch, PlanState]]:
+        while (item := self._ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
 
     def _batches(self) -> Iterator[tuple[Batch, PlanState]]:
         for turn, (plan, state) in enumerate(self.planner.plans(self._state)):

@@ -2,10 +2,7 @@
 
 import dataclasses
 import os
-import shutil
-import sysconfig
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +30,7 @@ def resolve(config: Config, stored: Mapping[str, Any]) -> Config:
     threads = threads or stored.get("threads") or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     compiled = config.compile
     if compiled == "auto":
-        compiled = stored.get("compile") or ("on" if _can_compile(device) else "off")
+        compiled = stored.get("compile") or ("on" if device.startswith("cuda") else "off")
     return dataclasses.replace(config, device=device, dtype=dtype, threads=threads, compile=compiled)
 
 
@@ -59,14 +56,6 @@ def allocator(config: Config) -> Allocate:
         return np.zeros
     kinds = {np.uint16: torch.uint16, np.int32: torch.int32, np.uint8: torch.uint8, np.bool_: torch.bool}
     return lambda shape, kind: torch.zeros(shape, dtype=kinds[kind], pin_memory=True).numpy()
-
-
-def _can_compile(device: str) -> bool:
-    """On the CPU compiled code needs a C++ compiler and Python's headers."""
-    if device.startswith("cuda"):
-        return True
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return shutil.which(os.environ.get("CXX", "g++")) is not None and header.exists()
 
 
 def _cores() -> int:

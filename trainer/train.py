@@ -118,7 +118,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
             step += 1
             totals.add(batch)
             plain = {"step": step, "lr": rate, "documents": batch.documents, "unpaired": batch.unpaired}
-            plain |= console.tick() | batch.set_shares()
+            plain |= console.tick() | {"waited": round(batches.waited, 6)} | batch.set_shares()
             metrics.add(plain, batch.symbols, batch.raw_bytes, torch.cat((nats_V, norm[None])))
             last = step == config.steps
             saving = last or stopping or (config.checkpoint_every and step % config.checkpoint_every == 0)
@@ -142,7 +142,8 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
     if not ranks.is_first:
         ranks.wait()
         return {}
-    result = finish(config, run, model, mixture.first, totals, step, unfinished)
+    with torch.compiler.set_stance("force_eager"):  # other shapes than the loop's: not worth compiling for
+        result = finish(config, run, model, mixture.first, totals, step, unfinished)
     ranks.wait()
     return result
 

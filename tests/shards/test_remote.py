@@ -8,33 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pyarrow import fs
 
 from shards.errors import ByteproxyError, CorruptShard
 from shards.hashing import folder_digest
 from shards.manifest import Manifest, ShardFile
 from shards.remote import RemoteFiles, is_remote
+from tests.s3 import BUCKET, SECRET, address, s3_server, upload
 from tests.sets import build_set
-
-BUCKET, SECRET = "shards", "s3cr3t-of-the-test"
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """`host:port` of an S3 server, and credentials for it in the environment."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
-            patch.delenv(name, raising=False)
-        host, port = server.get_host_and_port()
-        yield f"{host}:{port}"
-    server.stop()
+    with s3_server() as host_and_port:
+        yield host_and_port
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +34,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(endpoint: str, local: Path) -> str:
     upload(endpoint, local, "sets/one")
     return address(endpoint, "sets/one")
-
-
-def address(endpoint: str, prefix: str) -> str:
-    return f"s3://{BUCKET}/{prefix}?endpoint_override={endpoint}&scheme=http&region=us-east-1"
-
-
-def upload(endpoint: str, folder: Path, prefix: str) -> fs.S3FileSystem:
-    store = fs.S3FileSystem(endpoint_override=endpoint, scheme="http", region="us-east-1", allow_bucket_creation=True)
-    store.create_dir(BUCKET)
-    fs.copy_files(str(folder), f"{BUCKET}/{prefix}", destination_filesystem=store, use_threads=False)
-    return store
 
 
 def train_of(files: RemoteFiles) -> tuple[ShardFile, ...]:

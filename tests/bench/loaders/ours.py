@@ -20,6 +20,9 @@ from trainer.batch import Batch
 from trainer.config import make_config
 from trainer.loader import Loader
 from trainer.mixture import open_mixture
+from trainer.recipe import layout_of
+
+layout_of(np.uint64(0), 0.0, 0.0)  # an import, too: numba loads most of itself when it is first used
 
 MODES = {"tokens": "tokens", "bytes": "bytes", "mixed": "proxy", "mixed-unchecked": "proxy"}
 # Shares of the two views' symbols that a mixed pass of one epoch takes: while pairs are laid out, in the first fifth,

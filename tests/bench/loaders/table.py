@@ -90,6 +90,7 @@ def markdown(body: dict[str, Any]) -> str:
     for variant, rows in summary.items():
         lines += ["", f"## {HEADINGS[variant]}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
         lines += [_line(_cells(row, rows[row.key], _ours(summary, variant))) for row in ROWS if row.key in rows]
+    lines += ["", f"Imports, which no figure counts, in seconds: {_imports(summary)}."]
     if shares := _shares(summary):
         lines += ["", f"Of ours, the share trained on (the rest: specials, padding, second openers): {shares}."]
     lines += ["", "Versions: " + "; ".join(_versions(body["versions"])) + "."]
@@ -146,6 +147,16 @@ def _shares(summary: dict[str, Any]) -> str:
         if key.startswith("ours-") and "counted_share" in one
     }
     return ", ".join(f"{name} {share:.1%}" for name, share in found.items())
+
+
+def _imports(summary: dict[str, Any]) -> str:
+    """The longest imports of each peer."""
+    longest: dict[str, float] = {}
+    for rows in summary.values():
+        for key, one in rows.items():
+            peer = key.partition("-")[0]
+            longest[peer] = max(longest.get(peer, 0.0), one.get("import_s", 0.0))
+    return ", ".join(f"{peer} {seconds:.2f}" for peer, seconds in longest.items())
 
 
 def _versions(versions: dict[str, dict[str, str]]) -> list[str]:
