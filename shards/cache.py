@@ -14,19 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.errors import ByteproxyError
+from shards.errors import ByteproxyError, CacheFull
 
 STALL = 120.0  # seconds without progress after which another process's download is given up
 _DRAFT = ".tmp-"
 _MAY_GO = re.compile(r"[^.].*\.[0-9a-f]{64}\.parquet")  # other files are counted, and never evicted
-
-
-class CacheFull(ByteproxyError):
-    """There is no room that may be made now. `passing`: a download that ends may change that."""
-
-    def __init__(self, text: str, passing: bool) -> None:
-        self.passing = passing
-        super().__init__(text)
 
 
 class CacheFolder:

@@ -24,3 +24,11 @@ class CorruptShard(ByteproxyError):
         places = (("row group", row_group), ("column", column), ("document", document))
         where = "".join(f", {name} {value}" for name, value in places if value is not None)
         super().__init__(f"{file}{where}: {found}. The file was changed after it was written; restore or rebuild it.")
+
+
+class CacheFull(ByteproxyError):
+    """There is no room in a cache that may be made now. `passing`: a download that ends may change that."""
+
+    def __init__(self, text: str, passing: bool) -> None:
+        self.passing = passing
+        super().__init__(text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from shards.errors import ByteproxyError, CorruptShard
+from shards.errors import ByteproxyError, CacheFull, CorruptShard
 from shards.hashing import folder_digest, value_sum
 from shards.manifest import Manifest, RowGroup, ShardFile, View
 from shards.schema import ANCHOR_BYTES, ANCHOR_DTYPE, INFO_COLUMNS, SYMBOL_DTYPES
@@ -247,9 +247,12 @@ class Split:
             try:
                 mapped = _map_whole(self._owner.store.path(shard))
                 break
-            except FileNotFoundError:  # another process that shares the cache has just evicted it
+            except (FileNotFoundError, CacheFull):
+                # Another process that shares the cache has just evicted it; or the cache is full of what is mapped.
+                # What is mapped may go: a map outlives the name of its file.
                 if attempt == 2:
                     raise
+                self.keep_only(())
         if len(mapped) != shard.size:
             found = f"{len(mapped)} bytes found, {shard.size} expected by the manifest"
             raise CorruptShard(found, file=self._name(file))

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from shards.bucket import Bucket
-from shards.cache import CacheFolder, CacheFull
-from shards.errors import ByteproxyError, CorruptShard
+from shards.cache import CacheFolder
+from shards.errors import ByteproxyError, CacheFull, CorruptShard
 from shards.hashing import folder_digest
 from shards.manifest import MANIFEST_NAME, Manifest, ShardFile
 

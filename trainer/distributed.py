@@ -55,12 +55,15 @@ class Ranks:
         return context if self.is_first else nullcontext()
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
     """Join the processes that `torchrun` has started, by its environment variables; leave them at the end."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
-        yield Ranks()
+        yield ALONE
         return
     cuda = device.startswith("cuda")
     if cuda:

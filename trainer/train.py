@@ -26,7 +26,7 @@ from shards.reader import ShardSet
 from trainer import checkpoint, evaluate
 from trainer.batch import Batch
 from trainer.config import Config, differences
-from trainer.distributed import Ranks, joined
+from trainer.distributed import ALONE, Ranks, joined
 from trainer.feed import rows_of
 from trainer.loader import Loader
 from trainer.loss import nats_by_view
@@ -159,7 +159,7 @@ def add_up(batch: Batch, stop: bool, ranks: Ranks) -> bool:
     return bool(counts[-1])
 
 
-def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks) -> Tensor:
+def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE) -> Tensor:
     """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,)."""
     count = max(int(batch.symbols.sum()), 1)
     total_V = torch.zeros(len(model.tables), device=model.norm.weight.device)
