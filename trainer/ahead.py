@@ -12,6 +12,7 @@ from numba import njit
 from shards.hashing import keyed_hash
 from shards.pointers import Pointers
 from shards.reader import Split
+from shards.schema import ANCHOR_BYTES
 from trainer.memory import load_i32, load_i64, load_u32, load_u64
 from trainer.order import Order
 
@@ -24,10 +25,25 @@ _PREFIX = 4
 _FAULT = -1
 
 
+# The columns that planning and batches read, in the order of `Pointers`: `id`, then of each stream its value, `_len`,
+# `_start` and `_sum`, and of a view's its anchors' value, `_len` and `_start`.
+RAW_COLUMN, FIRST_VIEW_COLUMN, VIEW_COLUMNS = 1, 5, 7
+C_LENGTH, C_START, C_SUM, C_ANCHORS = 1, 2, 3, 4  # from a stream's own column on
+
+
 def columns_of(views: Sequence[str]) -> list[str]:
-    """The mapped columns that planning and batches read, in the order of `Pointers`: id, then three for each value."""
-    values = ["raw", *(column for view in views for column in (view, f"{view}_anchors"))]
-    return ["id", *(column for value in values for column in (value, f"{value}_len", f"{value}_start"))]
+    """The names of these columns."""
+    found = ["id", "raw", "raw_len", "raw_start", "raw_sum"]
+    for view in views:
+        found += [view, f"{view}_len", f"{view}_start", f"{view}_sum"]
+        found += [f"{view}_anchors", f"{view}_anchors_len", f"{view}_anchors_start"]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def column_of(stream):  # type: ignore[no-untyped-def]
+    """Where the columns of a stream begin: 0 raw, v >= 1 the v-th view."""
+    return RAW_COLUMN if stream == 0 else FIRST_VIEW_COLUMN + VIEW_COLUMNS * (stream - 1)
 
 
 class Ahead:
@@ -84,7 +100,7 @@ class Ahead:
         records_DA[:, SKIP] = np.isin(documents_D, self.excluded)
         ids_D2 = np.zeros((how_many, 2), np.uint64)
         fault = look_up_rows(records_DA, ids_D2, self.pointers.table_GC2, self.widths, self.has_anchors,
-                             self.row_tokens, pairs)  # fmt: skip
+                             self.row_tokens)  # fmt: skip
         if fault != _FAULT:
             values = ["raw", *(column for view in self.views for column in (view, f"{view}_anchors"))]
             self.split.check_structure(int(documents_D[fault]), values)
@@ -135,20 +151,21 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def look_up_rows(records_DA, ids_D2, table_GC2, widths, has_anchors, row_tokens, pairs):  # type: ignore[no-untyped-def]
+def look_up_rows(records_DA, ids_D2, table_GC2, widths, has_anchors, row_tokens):  # type: ignore[no-untyped-def]
     """Fill in lengths, ids and whether a pair can be cut; returns the first document whose index is wrong, or -1."""
     for d in range(len(records_DA)):
         group, row = records_DA[d, GROUP], records_DA[d, ROW]
         ids_D2[d, 0] = load_u64(table_GC2[group, 0, 0], 2 * row)
         ids_D2[d, 1] = load_u64(table_GC2[group, 0, 0], 2 * row + 1)
-        raw_length = stored_length(table_GC2, group, row, 1, 1)
+        raw_length = stored_length(table_GC2, group, row, RAW_COLUMN, 1)
         if raw_length < 0:
             return d
         records_DA[d, RAW_LENGTH] = raw_length
         for v in range(len(has_anchors)):
             at = RECORD + VIEW_RECORD * v
-            length = stored_length(table_GC2, group, row, 4 + 6 * v, widths[v + 1])
-            if length < 0 or (pairs and stored_length(table_GC2, group, row, 7 + 6 * v, 8) < 0):
+            column = column_of(v + 1)
+            length = stored_length(table_GC2, group, row, column, widths[v + 1])
+            if length < 0 or stored_length(table_GC2, group, row, column + C_ANCHORS, ANCHOR_BYTES) < 0:
                 return d
             records_DA[d, at + LENGTH] = length
             records_DA[d, at + PAIRABLE] = has_anchors[v] or raw_length + length + 6 <= row_tokens
@@ -159,8 +176,8 @@ def look_up_rows(records_DA, ids_D2, table_GC2, widths, has_anchors, row_tokens,
 def stored_length(table_GC2, group, row, column, width):  # type: ignore[no-untyped-def]
     """The length of a value in its own unit; -1 where what is stored before the value does not agree with the index."""
     payload, size = table_GC2[group, column, 0], table_GC2[group, column, 1]
-    length = np.int64(load_i32(table_GC2[group, column + 1, 0], row))
-    start = load_i64(table_GC2[group, column + 2, 0], row)
+    length = np.int64(load_i32(table_GC2[group, column + C_LENGTH, 0], row))
+    start = load_i64(table_GC2[group, column + C_START, 0], row)
     if length < 0 or start < _PREFIX or start + length * width > size:
         return -1
     if np.int64(load_u32(payload + start - _PREFIX, 0)) != length * width:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from shards.errors import CorruptShard
+from shards.hashing import value_sum
 from shards.manifest import View
 from shards.pointers import Pointers
-from trainer.fill import fill_rows
+from trainer.fill import fill_rows, find_values
 from trainer.place import P_GROUP, P_NUMBER, P_ORDINAL, P_ROW, P_SET, P_STREAM, P_TEXT, SHORTEST
 from trainer.plan import Plan, Source
 from trainer.specials import SPECIALS
@@ -91,6 +92,7 @@ class Builder:
         self.widths = np.array([1, *(view.width for view in views)], np.int64)
         # By row and stream: set and running number of the document that was checked there last.
         self._checked_RS2 = np.full((rows, len(self.columns), 2), -1, np.int64)
+        self._payloads = [pointers.payloads for pointers in self.pointers]
         self._masked: set[tuple[int, int]] = set()  # set and running number of the documents in quarantine
 
     def build(self, plan: Plan, buffers: Buffers) -> Batch:
@@ -106,7 +108,7 @@ class Builder:
         masked_P = np.zeros(len(pieces_PK), np.bool_) if self.check == "off" else self._check(pieces_PK)
         symbols, texts = np.zeros((2, len(self.columns)), np.int64)
         fill_rows(
-            pieces_PK, masked_P, self.first, tuple(pointers.table_GC2 for pointers in self.pointers), self.widths,
+            pieces_PK, masked_P, self.first, self._tables(), self.widths,
             buffers.tokens_RC, buffers.views_RC, buffers.target_RC, buffers.positions_RT, buffers.bounds,
             symbols, texts,
         )  # fmt: skip
@@ -137,15 +139,34 @@ class Builder:
         document_P2 = pieces_PK[:, (P_SET, P_NUMBER)]
         # A document's pieces lie next to one another in a row, but for parallel views: at worst one is checked twice.
         new_P = (self._checked_RS2[row_P, stream_P] != document_P2).any(1)
-        for piece in pieces_PK[new_P].tolist():
+        for piece in self._wrong(pieces_PK[new_P]):
+            split, column = self.sources[piece[P_SET]].split, self.columns[piece[P_STREAM]]
             try:
-                self.sources[piece[P_SET]].split.check_value(self.columns[piece[P_STREAM]], piece[P_ORDINAL])
+                split.check_value(column, int(piece[P_ORDINAL]))  # says what is wrong, and where
             except CorruptShard as fault:
                 if self.check == "fail":
                     raise
-                self._masked.add((piece[P_SET], piece[P_NUMBER]))
+                self._masked.add((int(piece[P_SET]), int(piece[P_NUMBER])))
                 self.report(fault)
         self._checked_RS2[row_P, stream_P] = document_P2  # of several in one row the last stays
         if not self._masked:
             return np.zeros(len(pieces_PK), np.bool_)
         return np.array([(number, count) in self._masked for number, count in document_P2.tolist()], np.bool_)
+
+    def _wrong(self, pieces_PK: np.ndarray) -> list[np.ndarray]:
+        """The pieces whose documents' values do not have the sums that are stored with them."""
+        places_P6 = np.empty((len(pieces_PK), 6), np.int64)
+        sums_P = np.empty(len(pieces_PK), np.uint64)
+        find_values(pieces_PK, self._tables(), self.widths, places_P6, sums_P)
+        wrong = []
+        columns = (pieces_PK[:, P_SET].tolist(), pieces_PK[:, P_GROUP].tolist(), places_P6.tolist(), sums_P.tolist())
+        for p, (number, group, place, expected) in enumerate(zip(*columns, strict=True)):
+            payloads, (column, start, size, anchors, anchors_start, anchors_size) = self._payloads[number][group], place
+            value = payloads[column][start : start + size]
+            pairs = payloads[anchors][anchors_start : anchors_start + anchors_size] if anchors else b""
+            if value_sum(value, pairs) != expected:
+                wrong.append(pieces_PK[p])
+        return wrong
+
+    def _tables(self) -> tuple[np.ndarray, ...]:
+        return tuple(pointers.table_GC2 for pointers in self.pointers)

@@ -6,7 +6,9 @@ Legend: R rows, T inputs a row, C = T + 1 tokens a row, P pieces, K fields of a 
 import numpy as np
 from numba import njit
 
-from trainer.memory import load_i64, load_u8, load_u16, load_u32
+from shards.schema import ANCHOR_BYTES
+from trainer.ahead import C_ANCHORS, C_LENGTH, C_START, C_SUM, column_of
+from trainer.memory import load_i32, load_i64, load_u8, load_u16, load_u32, load_u64
 from trainer.place import (
     CUT,
     DONE,
@@ -73,8 +75,8 @@ def write_piece(piece, counted, table_GC2, widths, tokens_C, views_C, target_C):
     opener = 3 if stream == 0 else 6 + 2 * stream  # specials.opener
     tokens_C[at], views_C[at], target_C[at] = opener, stream, False
     at += 1
-    column = 1 if stream == 0 else 4 + 6 * (stream - 1)
-    start = load_i64(table_GC2[piece[P_GROUP], column + 2, 0], piece[P_DOC_ROW])
+    column = column_of(stream)
+    start = load_i64(table_GC2[piece[P_GROUP], column + C_START, 0], piece[P_DOC_ROW])
     width, begin = widths[stream], piece[P_BEGIN]
     end = at + piece[P_END] - begin
     source = table_GC2[piece[P_GROUP], column, 0] + start + begin * width
@@ -102,3 +104,22 @@ def copy_symbols(source, width, out):  # type: ignore[no-untyped-def]
     else:
         for i in range(len(out)):
             out[i] = np.int32(load_u32(source, i)) + np.int32(SPECIALS)
+
+
+@njit(cache=True, nogil=True)
+def find_values(pieces_PK, tables, widths, places_P6, sums_P):  # type: ignore[no-untyped-def]
+    """Where the whole values of the pieces' documents lie, to be checked, and the sums that they should have.
+
+    A place: column of the value, its start and bytes, column of the anchors (0: none), their start and bytes.
+    """
+    for p in range(len(pieces_PK)):
+        table_GC2, group, row = tables[pieces_PK[p, P_SET]], pieces_PK[p, P_GROUP], pieces_PK[p, P_DOC_ROW]
+        stream = pieces_PK[p, P_STREAM]
+        column = column_of(stream)
+        sums_P[p] = load_u64(table_GC2[group, column + C_SUM, 0], row)
+        places_P6[p] = 0
+        for part in range(1 if stream == 0 else 2):
+            at, unit = column + part * C_ANCHORS, widths[stream] if part == 0 else ANCHOR_BYTES
+            places_P6[p, 3 * part] = at
+            places_P6[p, 3 * part + 1] = load_i64(table_GC2[group, at + C_START, 0], row)
+            places_P6[p, 3 * part + 2] = np.int64(load_i32(table_GC2[group, at + C_LENGTH, 0], row)) * unit
