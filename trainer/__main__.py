@@ -88,8 +88,7 @@ def train(arguments: list[str]) -> int:
         config = settings.make_config({"shards": str(newest_set())}, config)
         print(f"shards: {config.shards} (the newest under data/)")
     if not config.run:
-        name = Path(config.shards).resolve().name
-        config = _with_run(values, config, Path("runs") / f"{name}-{config.preset}")
+        config = _with_run(values, config, Path("runs") / f"{_name_of(config.shards)}-{config.preset}")
     from trainer.train import train as run_training
 
     return 128 + stopped if (stopped := run_training(config).get("signal")) else 0
@@ -170,6 +169,14 @@ def newest_set(data: Path = Path("data")) -> Path:
     if not manifests:
         raise ByteproxyError(f"no shard set under {data}/: give --shards, or build one with `make shards CORPUS=…`")
     return manifests[-1].parent
+
+
+def _name_of(shards: str) -> str:
+    """What to call a run on these sets: the last parts of their places."""
+    from trainer.mixture import parse_shards
+
+    places = [location.partition("?")[0] for location, _ in parse_shards(shards)]
+    return "+".join(Path(place).name if "://" in place else Path(place).resolve().name for place in places)
 
 
 def _begun(run: Path) -> settings.Config | None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,13 +17,6 @@ from shards.errors import CorruptShard
 from shards.manifest import View
 from trainer.batch import Allocate, Batch, Buffers, Builder
 from trainer.plan import PlanConfig, Planner, PlanState, Source
-
-
-class LoaderConfig(PlanConfig, Protocol):
-    """The fields of the trainer's config that the loader reads."""
-
-    @property
-    def check(self) -> str: ...
 
 
 class Loader:
@@ -37,7 +30,7 @@ class Loader:
         self,
         sources: Sequence[Source],
         views: Sequence[View],
-        config: LoaderConfig,
+        config: PlanConfig,
         state: PlanState | dict[str, Any] | None = None,
         prefetch: int = 2,
         *,

@@ -40,6 +40,8 @@ class PlanConfig(Schedule, Protocol):
     def shuffle_window(self) -> int: ...
     @property
     def mix_by(self) -> str: ...
+    @property
+    def check(self) -> str: ...
 
 
 class Source(NamedTuple):
@@ -149,9 +151,9 @@ class Planner:
             salt = number.to_bytes(4, "little") if number else b""
             self.orders.append(Order(files, config.seed, config.shuffle_window, salt))
             self.pointers.append(Pointers(source.split, columns_of(names)))
-            self._ahead.append(
-                Ahead(source.split, self.pointers[-1], self.orders[-1], names, source.excluded, config.context)
-            )
+            ahead = Ahead(source.split, self.pointers[-1], self.orders[-1], names, source.excluded, self.row_tokens)
+            ahead.quarantine = config.check == "quarantine"
+            self._ahead.append(ahead)
         weights = np.array([source.weight for source in self.sources], np.float64)
         self._weights_S = weights / weights.sum()
         given = np.array(shares or [1.0] * len(views), np.float64)

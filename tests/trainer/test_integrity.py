@@ -84,13 +84,17 @@ def test_a_thousand_flipped_bits_are_found_by_the_reader_the_loader_and_verify_w
     train_through(folder, BOTH)
 
 
-def damage(folder: Path, document: int) -> None:
-    """Flip a bit in the middle of a document's raw value."""
+def damage(folder: Path, document: int, column: str = "raw") -> None:
+    """Flip a bit in the middle of a document's value, or of its anchors."""
     split = ShardSet.open(folder).split("train")
     path, _, _ = split.place(document)
-    raw = split.raw(document).tobytes()
+    if column == "raw":
+        value = split.raw(document).tobytes()
+    else:
+        symbols, anchors = split.symbols(document, "sentencepiece"), split.anchors(document, "sentencepiece")
+        value = (anchors if column.endswith("_anchors") else symbols).tobytes()
     data = bytearray(Path(path).read_bytes())
-    data[data.index(raw) + len(raw) // 2] ^= 4
+    data[data.index(value) + len(value) // 2 // 4 * 4 + 3] ^= 64  # of an anchor: the highest byte of an offset
     Path(path).write_bytes(data)
 
 
@@ -118,6 +122,21 @@ def test_quarantine_masks_a_document_in_place_and_no_plan_shifts(folder: Path) -
     with pytest.raises(CorruptShard, match=f"document {victim}"):
         train_through(folder, replace(config, check="fail"))
     train_through(folder, replace(config, check="off"))
+
+
+def test_in_quarantine_a_pairs_wrong_symbols_are_masked_but_wrong_anchors_are_refused(folder: Path) -> None:
+    config = replace(PAIRS, check="quarantine")
+    split = ShardSet.open(folder).split("train")
+    victim = max(range(len(split)), key=lambda i: split.length("raw", i))
+    damage(folder, victim, "sentencepiece")
+    with pytest.raises(CorruptShard, match=f"column sentencepiece, document {victim}"):
+        train_through(folder, PAIRS)
+    train_through(folder, config)
+    damage(folder, victim, "sentencepiece")  # mended
+    train_through(folder, PAIRS)
+    damage(folder, victim, "sentencepiece_anchors")
+    with pytest.raises(CorruptShard, match=f"column sentencepiece, document {victim}"):
+        train_through(folder, config)
 
 
 def test_a_length_that_plans_rest_on_is_never_passed_over(folder: Path) -> None:
