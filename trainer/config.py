@@ -41,7 +41,7 @@ class Config:
 
     compile: str = _say(
         "auto",
-        "compile the model's blocks; auto: where there is a compiler. Takes a minute once",
+        "compile the model's blocks; auto: on CUDA. On the CPU that needs a C++ compiler",
         ("auto", "on", "off"),
     )
 
