@@ -15,6 +15,7 @@ from shards.errors import CorruptShard
 from shards.hashing import value_sum
 from shards.manifest import View
 from shards.pointers import Pointers
+from trainer.compiled import forget_stale
 from trainer.fill import fill_rows, find_values
 from trainer.place import P_GROUP, P_NUMBER, P_ORDINAL, P_ROW, P_SET, P_STREAM, P_TEXT, SHORTEST
 from trainer.plan import Plan, Source
@@ -80,6 +81,7 @@ class Builder:
         check: str = "fail",
         report: Callable[[CorruptShard], None] | None = None,
     ) -> None:
+        forget_stale()
         self.sources, self.pointers, self.views, self.first, self.rows = (
             sources,
             list(pointers),

@@ -22,6 +22,7 @@ from shards.pointers import Pointers
 from shards.reader import Split
 from trainer import place
 from trainer.ahead import Ahead, columns_of
+from trainer.compiled import forget_stale
 from trainer.order import Order
 from trainer.place import CUT, DONE, END_OVERHEAD, PAIR_OVERHEAD, PIECE_FIELDS, SHORTEST, STATE_FIELDS
 from trainer.recipe import Rates, Schedule, rates_at
@@ -134,6 +135,7 @@ class Planner:
     def __init__(
         self, sources: Sequence[Source], views: Sequence[View], config: PlanConfig, shares: Sequence[float] = ()
     ) -> None:
+        forget_stale()
         self.sources, self.views, self.config = list(sources), list(views), config
         self.row_tokens = config.context + 1
         shortest = self.shortest_context(views, config)
