@@ -125,10 +125,20 @@ class Manifest:
         """Read a set's manifest. Raises ByteproxyError where there is none or it is not one of ours."""
         path = folder / MANIFEST_NAME
         try:
-            body = json.loads(path.read_bytes())
+            return cls.parse(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            raise ByteproxyError(
+                f"{folder} is no shard set: it has no {MANIFEST_NAME}. Build one: make shards CORPUS=… OUT={folder}"
+            ) from None
+
+    @classmethod
+    def parse(cls, data: bytes, place: str) -> "Manifest":
+        """A manifest from its text; `place`: its name in messages. Raises ByteproxyError if it is not one of ours."""
+        try:
+            body = json.loads(data)
             if body.get("layout") != LAYOUT:
                 raise ByteproxyError(
-                    f"{path}: layout {body.get('layout')!r} found, {LAYOUT!r} expected: rebuild the set"
+                    f"{place}: layout {body.get('layout')!r} found, {LAYOUT!r} expected: rebuild the set"
                 )
             return cls(
                 views=tuple(View(**view) for view in body["views"]),
@@ -136,12 +146,8 @@ class Manifest:
                 rejected=tuple(RejectedFile(**r) for r in body["rejected"]),
                 **{key: body[key] for key in ("config", "inputs", "libraries", "stages", "counts")},
             )
-        except FileNotFoundError:
-            raise ByteproxyError(
-                f"{folder} is no shard set: it has no {MANIFEST_NAME}. Build one: make shards CORPUS=… OUT={folder}"
-            ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ByteproxyError(f"{path}: not a valid manifest ({type(error).__name__}: {error})") from None
+            raise ByteproxyError(f"{place}: not a valid manifest ({type(error).__name__}: {error})") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -32,10 +32,10 @@ _FIXED_DTYPES = (("_len", "<i4"), ("_start", "<i8"), ("_sum", "<u8"))
 class ShardSet:
     """A shard set on disk, opened for reading. Cheap to open, safe to share between threads that only read."""
 
-    def __init__(self, store: Store, location: str | Path, manifest: Manifest, check: bool = True) -> None:
+    def __init__(self, store: Store, manifest: Manifest, check: bool = True) -> None:
         self.store, self.manifest, self.check = store, manifest, check
         self.location = store.shown
-        self.folder = Path(location)  # of a set on this machine
+        self.folder = Path(self.location)  # of a set on this machine
         self.views: dict[str, View] = {view.name: view for view in manifest.views}
         self._splits = {name: Split(self, name, files) for name, files in manifest.splits.items()}
         self._codecs: dict[str, Codec] = {}
@@ -49,7 +49,7 @@ class ShardSet:
         Refuses a set without a manifest, or with a file of another size than it says.
         """
         store = open_store(location, cache, cache_bytes)
-        return cls(store, location, store.manifest(), check)
+        return cls(store, store.manifest(), check)
 
     def split(self, name: str) -> "Split":
         """A split of the set: `train` or `val`."""
@@ -108,10 +108,6 @@ class Split:
         """The mapped payload of a column chunk, (size,) uint8."""
         file, number = self._places[group]
         return self._mapped(file, self._first[group - number])[number].payload(column)
-
-    def file_of(self, group: int) -> int:
-        """The number of the file that a row group lies in."""
-        return self._places[group][0]
 
     def check_structure(self, i: int, columns: Sequence[str]) -> None:
         """Check that the stored lengths of document `i` agree with the index, for `raw`, views and their anchors."""

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from shards.bucket import Bucket
@@ -23,12 +22,6 @@ from shards.manifest import MANIFEST_NAME, Manifest, ShardFile
 _POLL = 0.02  # seconds between looks at another's download
 _AGAIN = 1.0  # seconds after which the thread looks again at what others were fetching
 _JOIN = 8.0  # seconds that `close` waits for the thread: an attempt of a request
-
-
-def is_remote(location: str | Path) -> bool:
-    """Whether a location is a URL of another scheme than `file`. A Path never is: it keeps only one of the slashes."""
-    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", str(location), re.IGNORECASE)
-    return scheme is not None and scheme[1].lower() != "file"
 
 
 class RemoteFiles:
@@ -62,12 +55,7 @@ class RemoteFiles:
                 f"{self._bucket.shown} is no shard set: it has no {MANIFEST_NAME}, or there is no such bucket. "
                 "Check the URL, or copy a set there, its manifest last"
             )
-        with TemporaryDirectory() as folder:
-            (Path(folder) / MANIFEST_NAME).write_bytes(data)
-            try:
-                manifest = Manifest.load(Path(folder))
-            except ByteproxyError as error:
-                raise ByteproxyError(str(error).replace(folder, self._bucket.shown)) from None
+        manifest = Manifest.parse(data, f"{self._bucket.shown}/{MANIFEST_NAME}")
         self._codecs = {view.folder: view.digest for view in manifest.views}
         return manifest
 

@@ -1,6 +1,7 @@
 """Where a shard set's files come from: a folder, or an object store through a local cache."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -58,13 +59,19 @@ class LocalFiles:
         pass
 
 
+def is_remote(location: str | Path) -> bool:
+    """Whether a location is a URL of another scheme than `file`. A Path never is: it keeps only one of the slashes."""
+    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", str(location), re.IGNORECASE)
+    return scheme is not None and scheme[1].lower() != "file"
+
+
 def open_store(location: str | Path, cache: Path | None = None, cache_bytes: int = 0) -> Store:
     """A folder's store, or that of a URL like `s3://bucket/set`, its files kept in `cache`, at most `cache_bytes`.
 
     Without `cache` that is a folder of the set's own under the user's cache folder; 0 bytes: any number.
     """
     text = str(location)
-    if "://" not in text or text.startswith("file://"):
+    if not is_remote(text):
         return LocalFiles(Path(text.removeprefix("file://")))
     url = urlsplit(text)
     if url.password or _SECRETS & parse_qs(url.query).keys():
@@ -74,7 +81,7 @@ def open_store(location: str | Path, cache: Path | None = None, cache_bytes: int
         )
     from shards.remote import RemoteFiles
 
-    return RemoteFiles(str(location), cache or default_cache(str(location)), cache_bytes)
+    return RemoteFiles(text, cache or default_cache(text), cache_bytes)
 
 
 def default_cache(url: str) -> Path:

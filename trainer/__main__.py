@@ -173,10 +173,11 @@ def newest_set(data: Path = Path("data")) -> Path:
 
 def _name_of(shards: str) -> str:
     """What to call a run on these sets: the last parts of their places."""
+    from shards.store import is_remote
     from trainer.mixture import parse_shards
 
     places = [location.partition("?")[0] for location, _ in parse_shards(shards)]
-    return "+".join(Path(place).name if "://" in place else Path(place).resolve().name for place in places)
+    return "+".join(Path(place).name if is_remote(place) else Path(place).resolve().name for place in places)
 
 
 def _begun(run: Path) -> settings.Config | None:

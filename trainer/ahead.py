@@ -5,6 +5,7 @@ stored lengths agree with the index, and where documents may be paired, the chec
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -12,19 +13,19 @@ from numba import njit
 from shards.errors import CorruptShard
 from shards.hashing import keyed_hash
 from shards.pointers import Pointers
-from shards.reader import Split
+from shards.reader import OPEN_FILES, Split
 from shards.schema import ANCHOR_BYTES
 from trainer.memory import load_i32, load_i64, load_u32, load_u64
-from trainer.order import Order
+from trainer.order import Order, mix
+from trainer.specials import END_OVERHEAD, PAIR_OVERHEAD
 
 # A document's record: these, and behind them a view's fields for each view of the run.
-ORDINAL, GROUP, ROW, SKIP, RAW_LENGTH, RECORD = 0, 1, 2, 3, 4, 5
-LENGTH, PAIRABLE, ANCHORS, ANCHOR_COUNT, VIEW_RECORD = 0, 1, 2, 3, 4
+ORDINAL, GROUP, ROW, SKIP, RAW_LENGTH, RECORD = range(6)
+LENGTH, PAIRABLE, ANCHORS, ANCHOR_COUNT, VIEW_RECORD = range(5)
 
-FIRST_BLOCK, BLOCK = 64, 512  # documents looked up at once, the first time and later
+BLOCK = 512  # documents looked up at once
 _PREFIX = 4
-_FAULT = -1
-
+_NO_FAULT = -1
 
 # The columns that planning and batches read, in the order of `Pointers`: `id`, then of each stream its value, `_len`,
 # `_start` and `_sum`, and of a view's its anchors' value, `_len` and `_start`.
@@ -47,32 +48,35 @@ def column_of(stream):  # type: ignore[no-untyped-def]
     return RAW_COLUMN if stream == 0 else FIRST_VIEW_COLUMN + VIEW_COLUMNS * (stream - 1)
 
 
+class Source(NamedTuple):
+    """A set to plan from: its train split, its weight, and the documents of it to leave out (numbers, sorted)."""
+
+    split: Split
+    weight: float = 1.0
+    excluded: np.ndarray = np.empty(0, np.int64)
+
+
 class Ahead:
     """The records of a set's documents from running count `base` on: `records_DA` and their `draws_D` (uint64)."""
 
     def __init__(
-        self,
-        split: Split,
-        pointers: Pointers,
-        order: Order,
-        views: Sequence[str],
-        excluded: np.ndarray,
-        row_tokens: int,
+        self, source: Source, order: Order, pointers: Pointers, views: Sequence[str], row_tokens: int, quarantine: bool
     ) -> None:
-        self.split, self.pointers, self.order = split, pointers, order
-        self.views, self.excluded, self.row_tokens = list(views), excluded, row_tokens
-        self.quarantine = False  # a value that does not match its sum is masked in the batch, and does not end the run
-        self.widths = np.array([1, *(split.width(view) for view in views)], np.int64)
+        """`quarantine`: a value that does not match its sum is masked in the batch, and does not end the run."""
+        self.split, self.excluded, self.order, self.pointers = source.split, source.excluded, order, pointers
+        self.views, self.row_tokens, self.quarantine = list(views), row_tokens, quarantine
+        self.widths = np.array([1, *(self.split.width(view) for view in views)], np.int64)
+        self.has_anchors = np.array([self.split.has_inner_anchors(view) for view in views], np.bool_)
+        self._block = BLOCK if self.split.groups <= OPEN_FILES else OPEN_FILES  # each may lie in a file of its own
         self._files: list[int] = []  # of the order's window and the next
-        self.has_anchors = np.array([split.has_inner_anchors(view) for view in views], np.bool_)
         self.clear(0)
 
     def clear(self, base: int) -> None:
         """Forget everything; go on from running count `base`."""
-        self.base, self._next_block, self._with_pairs = base, FIRST_BLOCK, False
+        self.base, self._with_pairs = base, False
         self.records_DA = np.zeros((0, RECORD + VIEW_RECORD * len(self.views)), np.int64)
         self.draws_D = np.zeros(0, np.uint64)
-        self._anchors: dict[int, list[np.ndarray]] = {}  # by running count; holding an array keeps its file mapped
+        self._anchors: dict[int, list[np.ndarray]] = {}  # by running count: copies, whose addresses are given
 
     def drop(self, taken: int, in_use: set[int], pairs: bool) -> None:
         """Forget the documents before running count `taken`, but for the anchors of those still in use.
@@ -90,8 +94,8 @@ class Ahead:
     def extend(self, pairs: bool) -> None:
         """Look up the next documents. `pairs`: documents may be laid out as pairs, so anchors are needed too."""
         count = self.base + len(self.records_DA)
-        records, draws = self.look_up(count, self._next_block, pairs)
-        self._next_block, self._with_pairs = min(BLOCK, 2 * self._next_block), pairs
+        records, draws = self.look_up(count, self._block, pairs)
+        self._with_pairs = pairs
         self.records_DA = np.concatenate((self.records_DA, records))
         self.draws_D = np.concatenate((self.draws_D, draws))
 
@@ -109,7 +113,7 @@ class Ahead:
         ids_D2 = np.zeros((how_many, 2), np.uint64)
         fault = look_up_rows(records_DA, ids_D2, self.pointers.table_GC2, self.widths, self.has_anchors,
                              self.row_tokens)  # fmt: skip
-        if fault != _FAULT:
+        if fault != _NO_FAULT:
             values = ["raw", *(column for view in self.views for column in (view, f"{view}_anchors"))]
             self.split.check_structure(int(documents_D[fault]), values)
             raise AssertionError("a fault that the reader does not find")
@@ -137,7 +141,7 @@ class Ahead:
                 if not record[at + PAIRABLE]:
                     continue
                 ordinal = int(record[ORDINAL])
-                anchors_A2 = self.split.anchors(ordinal, view, check=False)
+                anchors_A2 = self.split.anchors(ordinal, view, check=False).copy()  # a map would keep its file open
                 if self.split.checked:
                     self._check(ordinal, view, anchors_A2, record[[RAW_LENGTH, at + LENGTH]])
                 record[at + ANCHORS], record[at + ANCHOR_COUNT] = anchors_A2.ctypes.data, len(anchors_A2)
@@ -160,13 +164,6 @@ class Ahead:
         return mix(mix(ids_D2[:, 0] ^ key_D) ^ ids_D2[:, 1])
 
 
-def mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, elementwise over uint64: a bijection; each output bit depends on every input bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 @njit(cache=True, nogil=True)
 def look_up_rows(records_DA, ids_D2, table_GC2, widths, has_anchors, row_tokens):  # type: ignore[no-untyped-def]
     """Fill in lengths, ids and whether a pair can be cut; returns the first document whose index is wrong, or -1."""
@@ -185,8 +182,9 @@ def look_up_rows(records_DA, ids_D2, table_GC2, widths, has_anchors, row_tokens)
             if length < 0 or stored_length(table_GC2, group, row, column + C_ANCHORS, ANCHOR_BYTES) < 0:
                 return d
             records_DA[d, at + LENGTH] = length
-            records_DA[d, at + PAIRABLE] = has_anchors[v] or raw_length + length + 6 <= row_tokens
-    return _FAULT
+            whole_pair = raw_length + length + PAIR_OVERHEAD + END_OVERHEAD
+            records_DA[d, at + PAIRABLE] = has_anchors[v] or whole_pair <= row_tokens
+    return _NO_FAULT
 
 
 @njit(cache=True, nogil=True)

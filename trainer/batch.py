@@ -15,13 +15,13 @@ from shards.errors import CorruptShard
 from shards.hashing import value_sum
 from shards.manifest import View
 from shards.pointers import Pointers
+from trainer.ahead import Source
 from trainer.compiled import forget_stale
 from trainer.fill import fill_rows, find_values
-from trainer.place import P_GROUP, P_NUMBER, P_ORDINAL, P_ROW, P_SET, P_STREAM, P_TEXT, SHORTEST
-from trainer.plan import Plan, Source
-from trainer.specials import SPECIALS
+from trainer.place import P_GROUP, P_NUMBER, P_ORDINAL, P_ROW, P_SET, P_STREAM, P_TEXT
+from trainer.plan import Plan
+from trainer.specials import SHORTEST, SPECIALS
 
-CHECKS = ("fail", "quarantine", "off")
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
@@ -82,13 +82,7 @@ class Builder:
         report: Callable[[CorruptShard], None] | None = None,
     ) -> None:
         forget_stale()
-        self.sources, self.pointers, self.views, self.first, self.rows = (
-            sources,
-            list(pointers),
-            list(views),
-            first,
-            rows,
-        )
+        self.sources, self.pointers, self.first, self.rows = list(sources), list(pointers), first, rows
         self.check, self.report = check, report or (lambda fault: None)
         self.columns = ["raw", *(view.name for view in views)]
         self.widths = np.array([1, *(view.width for view in views)], np.int64)
@@ -104,9 +98,7 @@ class Builder:
         pieces_PK = plan.pieces_PK[begin:end]
         for number, pointers in enumerate(self.pointers):
             pointers.trim()
-            pointers.map(
-                pieces_PK[pieces_PK[:, P_SET] == number, P_GROUP] if len(self.pointers) > 1 else pieces_PK[:, P_GROUP]
-            )
+            pointers.map(pieces_PK[pieces_PK[:, P_SET] == number, P_GROUP])
         masked_P = np.zeros(len(pieces_PK), np.bool_) if self.check == "off" else self._check(pieces_PK)
         symbols, texts = np.zeros((2, len(self.columns)), np.int64)
         fill_rows(

@@ -7,9 +7,10 @@ files are compiled into it, and a change there would go unseen.
 from hashlib import blake2b
 from pathlib import Path
 
+from shards import schema
 from trainer import ahead, fill, memory, place, recipe, specials
 
-_SOURCES = (ahead, fill, memory, place, recipe, specials)
+_SOURCES = (schema, ahead, fill, memory, place, recipe, specials)
 _KEPT = ("ahead.", "fill.", "place.", "recipe.")  # how the files of the kept code begin
 _checked = False
 

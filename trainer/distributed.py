@@ -68,7 +68,7 @@ def joined(device: str) -> Iterator[Ranks]:
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")  # counts are summed on the CPU also then
     try:
         yield Ranks(dist.get_rank(), ranks)
     finally:

@@ -22,13 +22,13 @@ from torch import nn
 from shards.manifest import write_atomically
 from shards.pointers import Pointers
 from shards.reader import ShardSet, Split
-from trainer.ahead import columns_of
+from trainer.ahead import Source, columns_of
 from trainer.batch import Batch, Buffers, Builder
 from trainer.feed import rows_of
 from trainer.model import Model
-from trainer.place import CUT, DONE, END_OVERHEAD, SHORTEST
-from trainer.plan import Piece, Plan, Source
-from trainer.specials import EOS
+from trainer.place import CUT, DONE
+from trainer.plan import Piece, Plan
+from trainer.specials import END_OVERHEAD, EOS, SHORTEST
 
 COMPRESSORS = ("gzip -9", "zstd -19", "brotli -11")
 BASELINES_FILE = "baselines.json"
@@ -102,15 +102,17 @@ def batches(split: Split, rows: int, context: int, limit: int = 0) -> Iterator[B
     """The pieces as batches of `rows` rows. Each is good until the next is asked for."""
     waiting: list[tuple[Piece, int]] = []
     first, sources, buffers = 0, [Source(split)], Buffers(rows, context, [])
-    builder = Builder(sources, [Pointers(split, columns_of([]))], [], 0, rows, "fail" if split.checked else "off")
+    builder = Builder(sources, [Pointers(split, columns_of([]))], [], 0, rows, "off")
 
     def build() -> Batch:
-        batch = builder.build(Plan(0, np.array([piece for piece, _ in waiting], np.int64), 0, 0, 0), buffers)
+        batch = builder.build(Plan(0, np.array([piece for piece, _ in waiting], np.int64), 0, 0), buffers)
         for piece, known in waiting:  # a byte is the target of the input before it; that of the first is the sentinel
             batch.counted_RT[piece.row, piece.at + 1 : piece.at + 1 + known] = False
         return batch
 
     for piece, known in cut_documents(split, context, limit):
+        if split.checked and piece.begin == 0:  # once a document: a builder would do it again in each of its rows
+            split.check_value("raw", piece.ordinal)
         if piece.row >= first + rows:
             yield build()
             waiting, first = [], first + rows

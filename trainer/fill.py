@@ -25,7 +25,9 @@ from trainer.place import (
     P_TAIL,
     P_TEXT,
 )
-from trainer.specials import BOS, EOS, PAD, SPECIALS
+from trainer.specials import BOS, EOS, PAD, SPECIALS, opener
+
+_opener = njit(opener)  # the closer's id is the next
 
 
 @njit(cache=True, nogil=True)
@@ -72,8 +74,7 @@ def write_piece(piece, counted, table_GC2, widths, tokens_C, views_C, target_C):
     if piece[P_BOS]:
         tokens_C[at], views_C[at], target_C[at] = BOS, 0, False
         at += 1
-    opener = 3 if stream == 0 else 6 + 2 * stream  # specials.opener
-    tokens_C[at], views_C[at], target_C[at] = opener, stream, False
+    tokens_C[at], views_C[at], target_C[at] = _opener(stream), stream, False
     at += 1
     column = column_of(stream)
     start = load_i64(table_GC2[piece[P_GROUP], column + C_START, 0], piece[P_DOC_ROW])
@@ -84,7 +85,7 @@ def write_piece(piece, counted, table_GC2, widths, tokens_C, views_C, target_C):
     views_C[at:end], target_C[at:end] = stream, counted
     tail = piece[P_TAIL]
     if tail != CUT:
-        tokens_C[end], views_C[end], target_C[end] = opener + 1, 0, counted and tail != JOIN_CUT
+        tokens_C[end], views_C[end], target_C[end] = _opener(stream) + 1, 0, counted and tail != JOIN_CUT
         end += 1
     if tail == DONE:
         tokens_C[end], views_C[end], target_C[end] = EOS, 0, counted

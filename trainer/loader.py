@@ -15,8 +15,9 @@ import numpy as np
 
 from shards.errors import CorruptShard
 from shards.manifest import View
+from trainer.ahead import Source
 from trainer.batch import Allocate, Batch, Buffers, Builder
-from trainer.plan import PlanConfig, Planner, PlanState, Source
+from trainer.plan import PlanConfig, Planner, PlanState
 
 
 class Loader:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -13,31 +12,10 @@ from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES
 from shards.manifest import View
 from shards.reader import ShardSet
+from shards.store import is_remote
+from trainer.ahead import Source
+from trainer.config import Config
 from trainer.order import Order, quality
-from trainer.plan import Source
-
-
-class MixtureConfig(Protocol):
-    """The fields of the trainer's config that say what is trained on."""
-
-    @property
-    def shards(self) -> str: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def view(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def check(self) -> str: ...
-    @property
-    def shuffle_window(self) -> int: ...
-    @property
-    def exclude(self) -> str: ...
-    @property
-    def cache(self) -> str: ...
-    @property
-    def cache_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +33,7 @@ class Mixture:
         return self.sets[0]
 
 
-def open_mixture(config: MixtureConfig) -> Mixture:
+def open_mixture(config: Config) -> Mixture:
     """Open the sets of `config.shards`, see `parse_shards`; refuse sets whose views are not made by the same codec."""
     parts = parse_shards(config.shards)
     cache, sets = Path(config.cache) if config.cache else None, []
@@ -109,8 +87,8 @@ def read_ids(path: Path) -> list[bytes]:
     return sorted(found)
 
 
-def describe(mixture: Mixture, config: MixtureConfig) -> list[str]:
-    """Lines for the console: sets, weights, what is left out, and how shuffled a windowed order is."""
+def describe(mixture: Mixture, config: Config, orders: bool = False) -> list[str]:
+    """Lines for the console: sets, weights, what is left out; with a window, or `orders`, how shuffled an order is."""
     lines = []
     total = sum(source.weight for source in mixture.sources)
     for shard_set, source in zip(mixture.sets, mixture.sources, strict=True):
@@ -118,21 +96,27 @@ def describe(mixture: Mixture, config: MixtureConfig) -> list[str]:
         left_out = f", {len(source.excluded):,} left out" if len(source.excluded) else ""
         lines.append(f"set: {share}{shard_set.location}, {len(source.split):,} documents{left_out}")
         files = [file.rows for file in source.split.files]
-        for window in {0, config.shuffle_window} if config.shuffle_window else ():
-            found = quality(Order(files, config.seed, window))
-            name = f"windows of {window} shards" if window else "global"
-            lines.append(
-                f"order, {name}: displacement {found['displacement']:.3f} (uniform 0.333), distance of neighbours "
-                f"{found['neighbour_distance']:.3f} (uniform 0.293)"
-            )
+        if orders or config.shuffle_window:
+            lines.append(_order_line("global", Order(files, config.seed)))
+        if config.shuffle_window:
+            name = f"windows of {config.shuffle_window} shards"
+            lines.append(_order_line(name, Order(files, config.seed, config.shuffle_window)))
     return lines
 
 
-def _check_window(shard_set: ShardSet, location: str, config: MixtureConfig) -> None:
+def _order_line(name: str, order: Order) -> str:
+    found = quality(order)
+    return (
+        f"order, {name}: displacement {found['displacement']:.3f} (uniform 0.333), distance of neighbours "
+        f"{found['neighbour_distance']:.3f} (uniform 0.293)"
+    )
+
+
+def _check_window(shard_set: ShardSet, location: str, config: Config) -> None:
     """A cache smaller than the set needs an order that works on a part of it at a time."""
     files = shard_set.manifest.splits["train"]
     total = sum(file.size for file in files)
-    if "://" not in location or not config.cache_bytes:
+    if not is_remote(location) or not config.cache_bytes:
         return
     if config.cache_bytes < total and not config.shuffle_window:
         raise ByteproxyError(

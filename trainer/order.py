@@ -14,7 +14,6 @@ import numpy as np
 from shards.hashing import keyed_hash
 
 ROUNDS = 8
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 QUALITY_SAMPLE = 100_000
 
 
@@ -38,11 +37,15 @@ def _encrypt(values: np.ndarray, half: int, keys: list[np.uint64]) -> np.ndarray
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = values >> shift, values & mask
     for key in keys:
-        mixed = right ^ key
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX_1
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX_2
-        left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(31))) & mask)
+        left, right = right, left ^ (mix(right ^ key) & mask)
     return (left << shift) | right
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser, elementwise over uint64: a bijection; each output bit depends on every input bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 class Order:

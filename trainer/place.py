@@ -25,6 +25,7 @@ from trainer.ahead import (
 )
 from trainer.memory import load_u32
 from trainer.recipe import COMPRESSED, PAIR_COMPRESSED_FIRST, PAIR_RAW_FIRST, PARALLEL, RAW, layout_of
+from trainer.specials import END_OVERHEAD, PAIR_OVERHEAD, SHORTEST
 
 # A lane: the five integers of the state, then what follows from them.
 SET, NUMBER, START, PART, OFFSET, STATE_FIELDS = 0, 1, 2, 3, 4, 5
@@ -34,8 +35,6 @@ P_ROW, P_AT, P_SET, P_NUMBER, P_ORDINAL, P_GROUP, P_DOC_ROW, P_STREAM, P_BEGIN, 
 PIECE_FIELDS = 13
 # What follows a piece's symbols.
 CUT, JOIN, JOIN_CUT, DONE = 0, 1, 2, 3
-SHORTEST = 4  # tokens of the shortest stretch: bos, sentinel, closer, eos
-PAIR_OVERHEAD, END_OVERHEAD = 4, 2  # bos + two sentinels + the closer between; closer + eos at a document's end
 
 BY_DOCUMENTS, BY_BYTES, BY_SYMBOLS = 0, 1, 2  # what the weights of mixed sets are shares of
 
@@ -50,7 +49,7 @@ def plan_rows(lanes_RF, taken_S, used_S, weights_S, unit, ahead, draws, base_S, 
 
     `ahead`, `draws`: tuples of each set's records (D, A) and draws (D,), which begin at running count `base_S`.
     `rates`: (share of compressed streams, probability of a pair, is the mode parallel). `shares_V`: cumulated.
-    `counts`: (3,) documents begun, of these not pairable, left out. On a negative result everything given is spoilt.
+    `counts`: (2,) documents begun, of these not pairable. On a negative result everything given is spoilt.
     """
     pieces = 0
     for r in range(len(lanes_RF)):
@@ -58,7 +57,7 @@ def plan_rows(lanes_RF, taken_S, used_S, weights_S, unit, ahead, draws, base_S, 
         while row_tokens - at >= SHORTEST:
             if lane[NUMBER] < 0:
                 s = next_set(used_S, weights_S)
-                index = next_document(ahead[s], taken_S[s] - base_S[s], counts)
+                index = next_document(ahead[s], taken_S[s] - base_S[s])
                 if index < 0:
                     return NEEDS_DOCUMENTS - s
                 lane[SET], lane[NUMBER], lane[START], lane[PART], lane[OFFSET] = s, base_S[s] + index, step, 0, 0
@@ -90,12 +89,11 @@ def next_set(used_S, weights_S):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def next_document(records_DA, index, counts):  # type: ignore[no-untyped-def]
+def next_document(records_DA, index):  # type: ignore[no-untyped-def]
     """The next document from `index` on that is not left out; -1 where none has been looked up."""
     while index < len(records_DA):
         if not records_DA[index, SKIP]:
             return index
-        counts[2] += 1
         index += 1
     return -1
 
@@ -144,7 +142,7 @@ def amount(lane, unit):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def place_stream(lane, row, at, row_tokens, pieces_PK, p):  # type: ignore[no-untyped-def]
-    """Lay as much of one view as fits; the lane comes back idle if the document ends. Returns 1."""
+    """Lay as much of one view as fits; the lane comes back idle if the document ends. Returns 1, the pieces placed."""
     layout, begin = lane[LAYOUT], lane[OFFSET]
     compressed = lane[PART] == 1 if layout == PARALLEL else layout == COMPRESSED
     stream = lane[VIEW] if compressed else 0
@@ -170,7 +168,7 @@ def place_stream(lane, row, at, row_tokens, pieces_PK, p):  # type: ignore[no-un
 def place_pair(lane, row, at, row_tokens, pieces_PK, p):  # type: ignore[no-untyped-def]
     """The longest anchor-to-anchor pair that fits the rest of the row, so that no half lacks its counterpart.
 
-    Returns 2, or 0 where none fits.
+    Returns the pieces placed: 2, or 0 where none fits.
     """
     anchors, first, last = lane[L_ANCHORS], lane[OFFSET], lane[L_COUNT] - 1
     raw_begin, symbol_begin = np.int64(load_u32(anchors, 2 * first)), np.int64(load_u32(anchors, 2 * first + 1))

@@ -19,13 +19,13 @@ import numpy as np
 from shards.errors import ByteproxyError
 from shards.manifest import View
 from shards.pointers import Pointers
-from shards.reader import Split
 from trainer import place
-from trainer.ahead import Ahead, columns_of
+from trainer.ahead import Ahead, Source, columns_of
 from trainer.compiled import forget_stale
 from trainer.order import Order
-from trainer.place import CUT, DONE, END_OVERHEAD, PAIR_OVERHEAD, PIECE_FIELDS, SHORTEST, STATE_FIELDS
+from trainer.place import CUT, DONE, PIECE_FIELDS, STATE_FIELDS
 from trainer.recipe import Rates, Schedule, rates_at
+from trainer.specials import END_OVERHEAD, PAIR_OVERHEAD, SHORTEST
 
 UNITS = ("documents", "bytes", "symbols")  # of the weights of sets; by the numbers of place.BY_*
 
@@ -43,14 +43,6 @@ class PlanConfig(Schedule, Protocol):
     def mix_by(self) -> str: ...
     @property
     def check(self) -> str: ...
-
-
-class Source(NamedTuple):
-    """A set to plan from: its train split, its weight, and the documents of it to leave out (numbers, sorted)."""
-
-    split: Split
-    weight: float = 1.0
-    excluded: np.ndarray = np.empty(0, np.int64)
 
 
 class Piece(NamedTuple):
@@ -84,7 +76,6 @@ class Plan:
     pieces_PK: np.ndarray  # (P, PIECE_FIELDS) int64; reused by the planner: good until the next plan
     documents: int  # begun in this batch
     unpaired: int  # of these, could not be paired for want of anchors
-    skipped: int  # left out, by the list of excluded documents
 
     @property
     def pieces(self) -> list[Piece]:
@@ -153,9 +144,8 @@ class Planner:
             salt = number.to_bytes(4, "little") if number else b""
             self.orders.append(Order(files, config.seed, config.shuffle_window, salt))
             self.pointers.append(Pointers(source.split, columns_of(names)))
-            ahead = Ahead(source.split, self.pointers[-1], self.orders[-1], names, source.excluded, self.row_tokens)
-            ahead.quarantine = config.check == "quarantine"
-            self._ahead.append(ahead)
+            quarantine = config.check == "quarantine"
+            self._ahead.append(Ahead(source, self.orders[-1], self.pointers[-1], names, self.row_tokens, quarantine))
         weights = np.array([source.weight for source in self.sources], np.float64)
         self._weights_S = weights / weights.sum()
         given = np.array(shares or [1.0] * len(views), np.float64)
@@ -185,12 +175,8 @@ class Planner:
         unit = UNITS.index(self.config.mix_by)
         self._forget(state, rates.pairs)
         while True:
-            lanes_RF, taken_S, used_S, counts = (
-                full_RF.copy(),
-                state.taken_S.copy(),
-                state.used_S.copy(),
-                np.zeros(3, np.int64),
-            )
+            lanes_RF, taken_S, used_S = full_RF.copy(), state.taken_S.copy(), state.used_S.copy()
+            counts = np.zeros(2, np.int64)
             found = place.plan_rows(
                 lanes_RF, taken_S, used_S, self._weights_S, unit, tuple(ahead.records_DA for ahead in self._ahead),
                 tuple(ahead.draws_D for ahead in self._ahead), np.array([ahead.base for ahead in self._ahead]),

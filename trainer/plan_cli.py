@@ -15,7 +15,6 @@ from trainer.batch import Batch, Buffers, Builder
 from trainer.loader import rows_of_rank
 from trainer.mixture import describe as show_sets
 from trainer.mixture import open_mixture
-from trainer.order import quality
 from trainer.plan import Planner, PlanState
 from trainer.specials import PAD
 
@@ -50,9 +49,7 @@ def main(arguments: list[str]) -> int:
     state = _state(Path(extra["from_state"])) if "from_state" in extra else planner.initial()
     names = ["raw", *(view.name for view in mixture.views)]
     if not as_json:
-        print("\n".join(show_sets(mixture, config)))
-        if not config.shuffle_window:
-            print(f"order, global: {show_order(planner)}")
+        print("\n".join(show_sets(mixture, config, orders=True)))
     parts = [rows_of_rank(config.batch_rows, rank, ranks) for rank in range(ranks)]
     builders = [
         Builder(mixture.sources, planner.pointers, mixture.views, first, end - first, config.check)
@@ -64,15 +61,6 @@ def main(arguments: list[str]) -> int:
         shown = describe(batches, names, after)
         print(json.dumps(shown) if as_json else _line(shown), flush=as_json)
     return 0
-
-
-def show_order(planner: Planner) -> str:
-    """How far the first set's order is from a uniform one."""
-    found = quality(planner.orders[0])
-    return (
-        f"displacement {found['displacement']:.3f} (uniform 0.333), distance of neighbours "
-        f"{found['neighbour_distance']:.3f} (uniform 0.293)"
-    )
 
 
 def _whole(extra: dict[str, str], name: str, default: int) -> int:
@@ -102,14 +90,8 @@ def describe(batches: Sequence[Batch], names: list[str], state: PlanState) -> di
         "step": batches[0].step,
         "digest": digest.hexdigest(),
         "documents": batches[0].documents,
-        "raw_bytes": dict(
-            zip(
-                names, sum((batch.raw_bytes for batch in batches), np.zeros(len(names), np.int64)).tolist(), strict=True
-            )
-        ),
-        "symbols": dict(
-            zip(names, sum((batch.symbols for batch in batches), np.zeros(len(names), np.int64)).tolist(), strict=True)
-        ),
+        "raw_bytes": dict(zip(names, np.sum([b.raw_bytes for b in batches], axis=0).tolist(), strict=True)),
+        "symbols": dict(zip(names, np.sum([b.symbols for b in batches], axis=0).tolist(), strict=True)),
         "padding": round(float((ids == PAD).mean()), 6),
         "state": state.to_json(),
     } | batches[0].set_shares()

@@ -1,5 +1,7 @@
 """Sets in an object store: a real S3 server on loopback, the same bytes, a bounded cache, and every way to fail."""
 
+import contextlib
+import fcntl
 import os
 import threading
 import time
@@ -12,7 +14,8 @@ import pytest
 from shards.errors import ByteproxyError, CorruptShard
 from shards.hashing import folder_digest
 from shards.manifest import Manifest, ShardFile
-from shards.remote import RemoteFiles, is_remote
+from shards.remote import RemoteFiles
+from shards.store import is_remote
 from tests.s3 import BUCKET, SECRET, address, s3_server, upload
 from tests.sets import build_set
 
@@ -41,14 +44,14 @@ def train_of(files: RemoteFiles) -> tuple[ShardFile, ...]:
 
 
 def used(cache: Path) -> int:
-    """Bytes in a folder, whatever their names; what goes meanwhile does not count."""
-    total = 0
-    for path in cache.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total
+    """Bytes in a folder, whatever their names, while nothing is evicted or renamed: both happen under its lock."""
+    with (cache / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        total = 0
+        for path in cache.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a draft that is given up
+                total += path.stat().st_size if path.is_file() else 0
+        return total
 
 
 def fetched(cache: Path) -> set[str]:

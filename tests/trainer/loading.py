@@ -4,8 +4,9 @@ from typing import Any
 
 from shards.manifest import View
 from shards.reader import ShardSet
+from trainer.ahead import Source
 from trainer.loader import Loader
-from trainer.plan import Planner, PlanState, Source
+from trainer.plan import Planner, PlanState
 
 
 def views_of(shard_set: ShardSet, config: Any) -> list[View]:

@@ -14,8 +14,8 @@ from shards.verify import faults
 from tests.sets import build_set, standard_library
 from tests.trainer.loading import planner_of, views_of
 from tests.trainer.test_plan import PlanSettings, batches, copied
+from trainer.ahead import Source
 from trainer.loader import Loader
-from trainer.plan import Source
 
 # What training reads of a document: values, lengths, starts, sums and anchors. Both views, or pairs for the anchors.
 BOTH = PlanSettings(mode="parallel", view="sentencepiece", context=600, batch_rows=2, steps=1000)

@@ -15,10 +15,11 @@ from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from tests.sets import build_set, standard_library
 from tests.trainer.loading import loader_of, planner_of, views_of
+from trainer.ahead import Source
 from trainer.batch import Batch, Buffers, Builder
 from trainer.loader import Loader, rows_of_rank
 from trainer.place import CUT, DONE, JOIN
-from trainer.plan import Plan, Planner, PlanState, Source
+from trainer.plan import Plan, Planner, PlanState
 from trainer.specials import BOS, EOS, PAD, SPECIALS, closer, opener
 
 ARRAYS = ("ids_RT", "targets_RT", "counted_RT", "views_RT", "positions_RT", "cu_seqlens", "symbols", "raw_bytes")
