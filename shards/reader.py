@@ -5,6 +5,7 @@ Opening reads the manifest and the files' sizes, no footer. Every access checks 
 """
 
 import mmap
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -89,6 +90,7 @@ class Split:
         self._first = [0, *accumulate(rows)]
         self.firsts_G = np.array(self._first, np.int64)  # number of each row group's first document, then their count
         self._maps: OrderedDict[int, list[_Group]] = OrderedDict()
+        self._lock = threading.RLock()  # of the maps: loaders' threads may share a split
         self._info: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
@@ -183,12 +185,15 @@ class Split:
         """Where document `i` came from: source, path, language, licence, source_id. Decodes a row group: slow."""
         index = bisect_right(self._first, i) - 1
         file, number = self._places[index]
-        if self._info[0] != index:
+        known, info = self._info
+        if known != index:
             with pq.ParquetFile(self._owner.store.path(self.files[file])) as parquet:
-                self._info = (index, parquet.read_row_group(number, columns=list(INFO_COLUMNS)))
-            if file not in self._maps:
-                self._owner.store.release(self.files[file])
-        return self._info[1].slice(i - self._first[index], 1).to_pylist()[0]
+                info = parquet.read_row_group(number, columns=list(INFO_COLUMNS))
+            self._info = (index, info)
+            with self._lock:
+                if file not in self._maps:
+                    self._owner.store.release(self.files[file])
+        return info.slice(i - self._first[index], 1).to_pylist()[0]
 
     def place(self, i: int) -> tuple[str, int, int]:
         """File, row group and row of document `i`, for messages."""
@@ -207,8 +212,9 @@ class Split:
 
     def keep_only(self, files: Collection[int]) -> None:
         """Unmap all files but these, so that a store that holds but a part of the set may let them go."""
-        for file in self._maps.keys() - files:
-            self._unmap(file)
+        with self._lock:
+            for file in self._maps.keys() - files:
+                self._unmap(file)
 
     def _unmap(self, file: int) -> None:
         del self._maps[file]
@@ -227,14 +233,15 @@ class Split:
 
     def _mapped(self, file: int, first: int) -> list["_Group"]:
         """The row groups of a file, whose first document has this number."""
-        groups = self._maps.get(file)
-        if groups is None:
-            groups = self._maps[file] = self._map(file, first)
-            if len(self._maps) > OPEN_FILES:
-                self._unmap(next(iter(self._maps)))
-        else:
-            self._maps.move_to_end(file)
-        return groups
+        with self._lock:
+            groups = self._maps.get(file)
+            if groups is None:
+                groups = self._maps[file] = self._map(file, first)
+                if len(self._maps) > OPEN_FILES:
+                    self._unmap(next(iter(self._maps)))
+            else:
+                self._maps.move_to_end(file)
+            return groups
 
     def _map(self, file: int, first: int) -> list["_Group"]:
         """Map a file and cut it into its row groups; `first` is the number of its first document."""

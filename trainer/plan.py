@@ -150,7 +150,8 @@ class Planner:
         self._weights_S = weights / weights.sum()
         given = np.array(shares or [1.0] * len(views), np.float64)
         self._shares_V = np.cumsum(given / given.sum()) if len(given) else given
-        self._pieces_PK = np.empty((config.batch_rows * (self.row_tokens // SHORTEST + 1), PIECE_FIELDS), np.int64)
+        most = 2 * (self.row_tokens // (PAIR_OVERHEAD + END_OVERHEAD) + 1) + 1  # of an empty document's pairs
+        self._pieces_PK = np.empty((config.batch_rows * most, PIECE_FIELDS), np.int64)
         self._lanes: tuple[PlanState, np.ndarray] | None = None  # the last state, and its lanes with all their fields
 
     @staticmethod

@@ -338,3 +338,17 @@ def test_an_error_in_the_prefetch_thread_reaches_the_trainer(tmp_path: Path) -> 
         pytest.raises(ByteproxyError, match="column raw, document"),
     ):
         list(loader)
+
+
+def test_a_row_full_of_pairs_of_an_empty_document(mixed: ShardSet) -> None:
+    """The most pieces that a row can hold: two for each six tokens."""
+    split = mixed.split("train")
+    empty = next(i for i in range(len(split)) if split.length("raw", i) == 0)
+    source = Source(split, excluded=np.delete(np.arange(len(split)), empty))
+    config = PlanSettings(view="sentencepiece", translation=1.0, rate=0.5, rate_start=0.5, anneal=0.0, context=2000)
+    planner = Planner([source], views_of(mixed, config), config)
+    plan, _ = planner.next(planner.initial())
+    rows = [[piece for piece in plan.pieces if piece.row == row] for row in range(config.batch_rows)]
+    for row in rows:
+        assert config.context + 1 - 6 < sum(piece.length for piece in row) <= config.context + 1
+    assert len(plan.pieces) > config.batch_rows * (config.context // 4 + 1)
