@@ -17,7 +17,7 @@ from pipeline.fit import choose_sample, fit_view, needs_fit
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.progress import Watch
 from pipeline.publish import REPORT, SCRATCH, finished_set, locked, prepare, publish
-from pipeline.records import load_table
+from pipeline.records import load_table, places
 from pipeline.report import by_language, card, pretty, summary, view_facts
 from pipeline.runner import check_runner, run_graph
 from pipeline.scratch import Scratch, load_json, save_json
@@ -113,14 +113,14 @@ class _Build:
         for block in self.blocks:
             if block["split"] == "train":
                 available.update({name: size for name, (_, size) in block["languages"].items()})
-        places = choose_sample(self.scratch, available, self.config.sample_bytes) if needs_fit(self.config) else []
+        chosen = choose_sample(self.scratch, available, self.config.sample_bytes) if needs_fit(self.config) else []
         fitted = []
         begin = perf_counter()
         for spec in self.config.views:
-            title = f"fit {spec.name} on {len(places)} documents"
+            title = f"fit {spec.name} on {len(chosen)} documents"
             if spec.name in needs_fit(self.config):
                 with Watch(self.scratch.progress, "fit", title, None):
-                    fitted.append(fit_view(spec, places, self.scratch.staged))
+                    fitted.append(fit_view(spec, chosen, self.scratch.staged))
             else:
                 fitted.append(fit_view(spec, [], self.scratch.staged))
         self.seconds["fit"] = perf_counter() - begin
@@ -206,10 +206,9 @@ class _Build:
         for block in self.blocks:
             if block["split"] == "val":
                 records = load_table(self.scratch.index("val", block["block"]))
-                columns = (records[name].to_pylist() for name in ("file", "offset", "length", "id"))
-                for file, offset, length, identity in zip(*columns, strict=True):
+                for place, identity in zip(places(records), records["id"].to_pylist(), strict=True):
                     if keyed_hash("twins", self.config.seed, identity) < share * 2**64:
-                        raws.append(read_again(file, offset, length, identity))
+                        raws.append(read_again(place, identity))
         self.twin_sizes = [len(raw) for raw in raws]
         TwinIndex.of(raws).save(self.scratch.twins)
 

@@ -6,7 +6,7 @@ Works on a bucket at a time, a bucket being a range of ids: all documents of one
 import numpy as np
 import pyarrow as pa
 
-from pipeline.records import REJECTED, place
+from pipeline.records import REJECTED, shown_place
 
 MAX_BUCKETS = 4096
 BUCKET_DOCUMENTS = 20_000
@@ -60,7 +60,7 @@ def deduplicate(records: pa.Table) -> tuple[pa.Table, pa.Table]:
 def _places(records: pa.Table) -> tuple[list[str], list[str]]:
     columns = (records[name].to_pylist() for name in ("source", "path", "input", "offset"))
     rows = list(zip(*columns, strict=True))
-    return [row[0] for row in rows], [place(*row) for row in rows]
+    return [row[0] for row in rows], [shown_place(*row) for row in rows]
 
 
 def _ids(records: pa.Table) -> np.ndarray:

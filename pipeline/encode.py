@@ -15,7 +15,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipeline.progress import Counter
-from pipeline.records import load_table, save_table
+from pipeline.records import load_table, places, save_table
 from pipeline.relay import naming_full_disk, relayed
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.sources import read_again
@@ -77,16 +77,16 @@ class EncodeBlock(beam.DoFn):
     def _encode(self, split: str, block: int) -> None:
         scratch, views = self.task.scratch, self.task.views
         records = load_table(scratch.index(split, block))
-        names = ("id", "file", "offset", "length", "source", "path", "language", "licence")
+        names = ("id", "source", "path", "language", "licence")
         documents: list[Document] = []
         twins: set[int] = set()
         seconds = {view.name: [0.0, 0.0] for view in views}
         checked = 0
         begin = perf_counter()
-        for identity, file, offset, length, source, path, language, licence in zip(
-            *(records[name].to_pylist() for name in names), strict=True
+        for place, identity, source, path, language, licence in zip(
+            places(records), *(records[name].to_pylist() for name in names), strict=True
         ):
-            raw = read_again(file, offset, length, identity)
+            raw = read_again(place, identity)
             check = self._is_checked(identity)
             checked += check
             encoded = {}

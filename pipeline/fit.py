@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.config import BuildConfig
-from pipeline.records import load_table
+from pipeline.records import Place, load_table, places
 from pipeline.scratch import Scratch
 from pipeline.sources import read_again
 from pipeline.survey import SAMPLE_CAP
@@ -16,7 +16,7 @@ from shards.codecs import Codec, ViewSpec, codec_class
 from shards.hashing import folder_digest
 from shards.manifest import View
 
-Place = tuple[bytes, int, int, bytes]  # file, offset, length, id
+Chosen = tuple[Place, bytes]  # a document to fit on, and its id
 
 
 def quotas(available: Mapping[str, int], sample_bytes: int) -> dict[str, int]:
@@ -29,33 +29,33 @@ def quotas(available: Mapping[str, int], sample_bytes: int) -> dict[str, int]:
     return {name: quota[name] + (min(beyond[name], rest * beyond[name] // total) if total else 0) for name in available}
 
 
-def choose_sample(scratch: Scratch, available: Mapping[str, int], sample_bytes: int) -> list[Place]:
+def choose_sample(scratch: Scratch, available: Mapping[str, int], sample_bytes: int) -> list[Chosen]:
     """The places of the documents to fit on, in order of their draws."""
-    chosen: list[tuple[int, Place]] = []
+    chosen: list[tuple[int, Chosen]] = []
     for language, quota in quotas(available, sample_bytes).items():
         candidates = load_table(scratch.sample(language))
-        columns = (candidates[c].to_pylist() for c in ("draw", "size", "file", "offset", "length", "id"))
+        columns = (candidates[name].to_pylist() for name in ("draw", "size", "id"))
         used = 0
-        for draw, size, *place in zip(*columns, strict=True):
+        for draw, size, identity, place in zip(*columns, places(candidates), strict=True):
             if used >= quota:
                 break
             used += min(size, SAMPLE_CAP)
-            chosen.append((draw, (place[0], place[1], place[2], place[3])))
-    return [place for _, place in sorted(chosen)]
+            chosen.append((draw, (place, identity)))
+    return [document for _, document in sorted(chosen)]
 
 
-def read_sample(places: list[Place]) -> Iterator[bytes]:
+def read_sample(chosen: list[Chosen]) -> Iterator[bytes]:
     """The sample's documents; of a huge one the first whole lines."""
-    for file, offset, length, identity in places:
-        raw = read_again(file, offset, length, identity)
+    for place, identity in chosen:
+        raw = read_again(place, identity)
         if len(raw) > SAMPLE_CAP:
             raw = raw[: raw.rfind(b"\n", 0, SAMPLE_CAP) + 1 or SAMPLE_CAP]
         yield raw
 
 
-def fit_view(spec: ViewSpec, places: list[Place], staged: Path) -> tuple[View, Codec]:
+def fit_view(spec: ViewSpec, chosen: list[Chosen], staged: Path) -> tuple[View, Codec]:
     """Fit one view's codec and save it in the staged set under a name that holds its digest."""
-    codec = codec_class(spec.kind).fit(read_sample(places), **spec.options)
+    codec = codec_class(spec.kind).fit(read_sample(chosen), **spec.options)
     temporary = staged / "codecs" / f".tmp-{spec.name}"
     codec.save(temporary)
     digest = folder_digest(temporary)

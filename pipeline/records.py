@@ -5,7 +5,7 @@ its cost a document is a column entry, not a Python object.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.relay import naming_full_disk
 from shards.errors import ByteproxyError
 
-WHOLE_FILE = -1
+WHOLE_FILE, JSON_LINE, SPAN = 0, 1, 2  # forms of a place: see `Place`
 
 RECORD = pa.schema(
     [
@@ -27,8 +27,9 @@ RECORD = pa.schema(
         pa.field("size", pa.int64()),  # bytes
         pa.field("input", pa.utf8()),  # the input's name, and for a file of many documents ...
         pa.field("offset", pa.int64()),  # ... where the document begins in it
-        pa.field("length", pa.int64()),  # bytes to read there, or WHOLE_FILE
+        pa.field("length", pa.int64()),  # bytes to read there; of a whole file 0
         pa.field("file", pa.binary()),  # what to open: absolute, as the operating system spells it
+        pa.field("form", pa.int8()),
     ]
 )
 
@@ -42,6 +43,15 @@ REJECTED = pa.schema(
         pa.field("value", pa.utf8()),  # what was found
     ]
 )
+
+
+class Place(NamedTuple):
+    """Where a document's bytes are: a whole file, in the JSON of a line, or as they are at a span."""
+
+    file: bytes
+    offset: int
+    length: int
+    form: int  # WHOLE_FILE, JSON_LINE or SPAN
 
 
 class Rejection(NamedTuple):
@@ -98,6 +108,11 @@ def load_table(path: Path) -> pa.Table:
         ) from None
 
 
-def place(source: str, path: str | None, name: str, offset: int) -> str:
+def places(records: pa.Table) -> Iterator[Place]:
+    """The place of each record's document."""
+    return map(Place, *(records[name].to_pylist() for name in Place._fields))
+
+
+def shown_place(source: str, path: str | None, name: str, offset: int) -> str:
     """Where a document is, for people and for `rejected/`: its path, or the place in its input."""
     return path if path is not None else f"{name}@{offset}"

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, text_of
 from pipeline.languages import language_of, normalise
-from pipeline.records import WHOLE_FILE, Rejection, place
+from pipeline.records import JSON_LINE, WHOLE_FILE, Place, Rejection, shown_place
 from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES, document_id
 
@@ -65,7 +65,9 @@ def read_files(item: Files, filters: Filters) -> tuple[list[Row], list[Rejection
         if verdict is None:
             folders = path.rpartition("/")[0]
             grouping = f"{item.input}/{folders}" if folders else item.input
-            rows.append((identity, item.input, path, language, None, grouping, size, item.input, 0, WHOLE_FILE, file))
+            rows.append(
+                (identity, item.input, path, language, None, grouping, size, item.input, 0, 0, file, WHOLE_FILE)
+            )
         else:
             rejected.append(Rejection(item.input, path, identity, size, *verdict))
     return rows, rejected
@@ -77,7 +79,7 @@ def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection
     rejected: list[Rejection] = []
     with open(item.file, "rb", buffering=0) as file:
         for offset, length, line in _lines(file.fileno(), item, 6 * filters.max_bytes + LINE_OVERHEAD):
-            where = place("", None, item.input, offset)
+            where = shown_place("", None, item.input, offset)
             if line is None:
                 detail = f"a line of {length} bytes at a limit of {filters.max_bytes} bytes a document"
                 rejected.append(Rejection(item.input, where, None, None, "too large", detail))
@@ -94,7 +96,7 @@ def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection
             if verdict is None:
                 grouping = _grouping(source, path, item.input)
                 known = (source or item.input, path, language, licence, grouping, len(raw), item.input)
-                rows.append((identity, *known, offset, length, item.file))
+                rows.append((identity, *known, offset, length, item.file, JSON_LINE))
             else:
                 rejected.append(Rejection(source or item.input, path or where, identity, len(raw), *verdict))
     return rows, rejected
@@ -118,16 +120,17 @@ def parse_line(line: bytes) -> tuple[bytes, str | None, str | None, str | None, 
     return text.encode("utf-8", "surrogatepass"), source, path, language, licence
 
 
-def read_again(file: bytes, offset: int, length: int, identity: bytes) -> bytes:
+def read_again(place: Place, identity: bytes) -> bytes:
     """The bytes of a document at its place. Raises ByteproxyError if they are no longer those that were surveyed."""
-    name = text_of(file)
+    name = text_of(place.file)
     try:
-        descriptor = os.open(file, _OPEN)
+        descriptor = os.open(place.file, _OPEN)
         try:
-            if length == WHOLE_FILE:
+            if place.form == WHOLE_FILE:
                 raw = _read_all(descriptor, os.fstat(descriptor).st_size)
             else:
-                raw = parse_line(os.pread(descriptor, length, offset))[0]
+                raw = os.pread(descriptor, place.length, place.offset)
+                raw = parse_line(raw)[0] if place.form == JSON_LINE else raw
         finally:
             os.close(descriptor)
     except OSError as error:

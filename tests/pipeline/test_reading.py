@@ -16,12 +16,17 @@ from hypothesis import strategies as st
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, Packed, corpora, take_inventory
 from pipeline.languages import DEFAULT, language_of, parse_languages
-from pipeline.sources import parse_line, read_again, read_files, read_lines
+from pipeline.records import RECORD, SPAN, Place, places, table
+from pipeline.sources import Row, parse_line, read_again, read_files, read_lines
 from pipeline.spool import unpack_file
 from shards.errors import ByteproxyError
 from shards.hashing import document_id
 
 FILTERS = Filters(frozenset(DEFAULT), False, 1 << 20, False)
+
+
+def place_of(row: Row) -> Place:
+    return next(places(table([row], RECORD)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,7 +50,7 @@ def test_however_a_file_is_cut_into_ranges_each_line_is_read_once(
             ids += [row[0] for row in rows]
             wrong += [row.value for row in rejected if row.reason == "bad json"]
             for row in rows:
-                assert document_id(read_again(row[10], row[8], row[9], row[0])) == row[0]
+                assert document_id(read_again(place_of(row), row[0])) == row[0]
     expected = [json.loads(line)["text"] for line in lines if line not in ("{bad", "")]
     nul = [text for text in expected if "\0" in text]
     assert ids == [document_id(text.encode("utf-8", "surrogatepass")) for text in expected if text not in nul]
@@ -117,10 +122,10 @@ def test_a_document_that_changes_between_survey_and_encoding_is_refused_by_name(
     (row,), _ = read_files(Files("c", bytes(tmp_path), [b"x.py"], 0), FILTERS)
     file.write_bytes(b"a = 2\n")
     with pytest.raises(ByteproxyError, match=r"x\.py: changed while the build was running"):
-        read_again(row[10], row[8], row[9], row[0])
+        read_again(place_of(row), row[0])
     file.unlink()
     with pytest.raises(ByteproxyError, match="No such file"):
-        read_again(row[10], row[8], row[9], row[0])
+        read_again(place_of(row), row[0])
 
 
 def test_a_file_that_vanishes_or_becomes_a_link_is_a_rejection(tmp_path: Path) -> None:
@@ -187,3 +192,12 @@ def test_a_language_is_told_by_the_name(name: str, language: str | None) -> None
 def test_an_unknown_language_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(ByteproxyError, match="'pythn' is no known language; did you mean 'python'"):
         parse_languages(["pythn"])
+
+
+def test_a_span_of_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "pile"
+    file.write_bytes(b"before" + b'{"text": 1}\n\0' + b"behind")
+    raw = b'{"text": 1}\n\0'
+    assert read_again(Place(bytes(file), 6, len(raw), SPAN), document_id(raw)) == raw
+    with pytest.raises(ByteproxyError, match="changed while the build was running"):
+        read_again(Place(bytes(file), 7, len(raw), SPAN), document_id(raw))
