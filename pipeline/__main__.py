@@ -5,7 +5,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shards.cli import run
@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="text a worker encodes at a time (default: 8M); changes no byte of the set",
     )
+    _smaller_flags(add)
     add(
         "--check",
         type=float,
@@ -103,6 +104,17 @@ def parser() -> argparse.ArgumentParser:
         help="share of documents decoded and compared (default: 1.0, all)",
     )
     return top
+
+
+def _smaller_flags(add: Callable[..., object]) -> None:
+    add(
+        "--sample-rate",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="take this share of the documents, by keyed hash; a smaller share lies within a larger one (default: 1.0)",
+    )
+    add("--limit", type=int, metavar="N", help="take N documents at most, the first in the order of the same hash")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shard_bytes=parse_bytes(flags.shard_bytes),
         row_group_bytes=parse_bytes(flags.row_group_bytes),
         sample_bytes=parse_bytes(flags.sample_bytes),
+        sample_rate=flags.sample_rate,
+        limit=flags.limit,
         narrowed=bool(languages),
         block_bytes=parse_bytes(flags.block_bytes),
         check=flags.check,

@@ -13,7 +13,7 @@ from shards.errors import ByteproxyError
 DEFAULT_VIEWS = "sentencepiece gzip zstd brotli"
 
 # The versions of the algorithms that decide a set's documents, order and bytes: raise one when its results change.
-STAGES = {"read": 1, "languages": 1, "filter": 1, "deduplicate": 1, "split": 1, "sample": 1, "shard": 1}
+STAGES = {"read": 1, "languages": 1, "filter": 1, "deduplicate": 1, "choose": 1, "split": 1, "sample": 1, "shard": 1}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class BuildConfig:
     shard_bytes: int = 128 << 20
     row_group_bytes: int = 128 << 20
     sample_bytes: int = 10 << 20
+    sample_rate: float = 1.0  # share of the documents that is taken
+    limit: int | None = None  # at most so many documents
     narrowed: bool = False  # languages were named: documents of unknown language are left out
     block_bytes: int = dataclasses.field(default=8 << 20, metadata={"where": True})
     check: float = dataclasses.field(default=1.0, metadata={"where": True})
@@ -47,6 +49,8 @@ class BuildConfig:
         check_range("--shard-bytes", self.shard_bytes, 1 << 16, 1 << 40)
         check_range("--block-bytes", self.block_bytes, 1 << 10, 1 << 30)
         check_range("--sample-bytes", self.sample_bytes, 1, 1 << 34)
+        check_range("--sample-rate", self.sample_rate, 1e-9, 1.0)
+        check_range("--limit", 1 if self.limit is None else self.limit, 1, 1 << 40)
         check_range("--workers", self.workers, 1, 1024)
 
     def identity(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Works on a bucket at a time, a bucket being a range of ids: all documents of one
 import numpy as np
 import pyarrow as pa
 
-from pipeline.records import REJECTED, shown_place
+from pipeline.records import rejections, shown_place
 
 MAX_BUCKETS = 4096
 BUCKET_DOCUMENTS = 20_000
@@ -47,20 +47,9 @@ def deduplicate(records: pa.Table) -> tuple[pa.Table, pa.Table]:
     winners = ordered.filter(pa.array(first))
     losers = ordered.filter(pa.array(~first))
     winner_of = np.cumsum(first)[~first] - 1
-    values = [f"of {source}/{where}" for source, where in zip(*_places(winners.take(pa.array(winner_of))), strict=True)]
-    sources, places = _places(losers)
-    count = losers.num_rows
-    columns = [sources, places, losers["id"], losers["size"], ["duplicate"] * count, values]
-    arrays = [
-        c if isinstance(c, pa.ChunkedArray) else pa.array(c, f.type) for c, f in zip(columns, REJECTED, strict=True)
-    ]
-    return winners, pa.table(arrays, schema=REJECTED)
-
-
-def _places(records: pa.Table) -> tuple[list[str], list[str]]:
-    columns = (records[name].to_pylist() for name in ("source", "path", "input", "offset"))
-    rows = list(zip(*columns, strict=True))
-    return [row[0] for row in rows], [shown_place(*row) for row in rows]
+    columns = (winners.take(pa.array(winner_of))[name].to_pylist() for name in ("source", "path", "input", "offset"))
+    values = [f"of {row[0]}/{shown_place(*row)}" for row in zip(*columns, strict=True)]
+    return winners, rejections(losers, "duplicate", values)
 
 
 def _ids(records: pa.Table) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The two Beam graphs of a build, top to bottom. Between them the codecs are fitted, on train documents only.
 
-    survey: inputs -> read -> deduplicate -> split -> blocks of records        (keys and places; no bytes travel)
-    encode: blocks -> encode and check -> join into shards                     (bytes go from and to files)
+    survey: inputs -> read -> deduplicate -> choose -> split -> blocks of records  (keys and places; no bytes travel)
+    encode: blocks -> encode and check -> join into shards                          (bytes go from and to files)
 
 Steps are in `survey.py` and `encode.py`. Both graphs hold for any runner that sees the same files.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
+from pipeline.choose import choose
 from pipeline.config import BuildConfig
 from pipeline.dedup import bucket_count
 from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
@@ -61,16 +62,17 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
         | "by id" >> beam.GroupByKey()
         | "deduplicate" >> beam.ParDo(Deduplicate()).with_outputs("rejected", main="documents")
     )
+    documents, not_chosen = choose(unique.documents, config)
 
-    total = unique.documents | "sizes" >> beam.Map(_total_bytes) | "total" >> _combined(sum)
+    total = documents | "sizes" >> beam.Map(_total_bytes) | "total" >> _combined(sum)
     big = (
-        unique.documents
+        documents
         | "folders" >> beam.FlatMap(lambda packed: folder_bytes(unpack([packed])))
         | "by folder" >> beam.CombinePerKey(sum)
         | "too big"
         >> beam.FlatMap(lambda item, total: [item[0]] if is_big(item[1], total) else [], AsSingleton(total, 0))
     )
-    grouped = unique.documents | "group" >> beam.ParDo(AssignGroups(config.seed), AsList(big))
+    grouped = documents | "group" >> beam.ParDo(AssignGroups(config.seed), AsList(big))
     plan = grouped | "by group" >> _combined(SumBuckets()) | "choose val" >> beam.Map(make_plan, config, scratch)
     split = grouped | "split" >> beam.ParDo(
         KeyByBlock(config.seed, config.sample_bytes), AsSingleton(plan, {})
@@ -83,7 +85,7 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     )
 
     (
-        (unpacked.rejected, read.rejected, unique.rejected)
+        (unpacked.rejected, read.rejected, unique.rejected, *not_chosen)
         | "all rejected" >> beam.Flatten()
         | "place rejected" >> beam.ParDo(KeyRejected(rejected_files))
         | "by file" >> beam.GroupByKey()

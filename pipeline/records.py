@@ -113,6 +113,15 @@ def places(records: pa.Table) -> Iterator[Place]:
     return map(Place, *(records[name].to_pylist() for name in Place._fields))
 
 
+def rejections(records: pa.Table, reason: str, values: Sequence[str]) -> pa.Table:
+    """Records as documents left out for one reason, each with its value."""
+    columns = (records[name].to_pylist() for name in ("source", "path", "input", "offset"))
+    where = [shown_place(*row) for row in zip(*columns, strict=True)]
+    sources, sizes = records["source"].to_pylist(), records["size"].to_pylist()
+    left = zip(sources, where, records["id"].to_pylist(), sizes, [reason] * len(where), values, strict=True)
+    return table(list(left), REJECTED)
+
+
 def shown_place(source: str, path: str | None, name: str, offset: int) -> str:
     """Where a document is, for people and for `rejected/`: its path, or the place in its input."""
     return path if path is not None else f"{name}@{offset}"

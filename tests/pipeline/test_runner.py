@@ -10,7 +10,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.prism_runner import PrismRunner
 
-from pipeline import survey
+from pipeline import choose, survey
 from pipeline.config import BuildConfig, parse_views
 from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
 from pipeline.filters import Filters
@@ -104,7 +104,7 @@ def test_every_step_can_be_shipped(scratch: Scratch) -> None:
         survey.Unpack(scratch), survey.Read(filters, 4, scratch), survey.Deduplicate(), survey.AssignGroups(0),
         survey.SumBuckets(), survey.KeyByBlock(0, 1), survey.SampleFn(1), survey.SaveSample(scratch),
         survey.SaveIndex(scratch), survey.KeyRejected(1), survey.SaveRejected(1, scratch), EncodeBlock(task),
-        JoinShard(task), config,
+        JoinShard(task), choose.TakeShare(0.5, 0), choose.TakeFirst(1, 0), choose.CountDraws(0), config,
     ]  # fmt: skip
     for step in steps:
         assert type(pickle.loads(pickle.dumps(step))) is type(step)
