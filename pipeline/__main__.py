@@ -27,6 +27,7 @@ examples:
   python -m pipeline build ~/src/linux --out data/linux
   python -m pipeline build code.jsonl.gz,~/src/cpython --views "sentencepiece:vocab=32768 gzip" --workers 8
   python -m pipeline build ~/src --languages "python c" --exclude vendor --exclude '*_pb2.py'
+  python -m pipeline build more.jsonl --out data/more --codecs-from data/linux
 
 A build that was stopped goes on when it is started again. A set that is there already is left alone.
 Further flags (--region=..., --temp_location=...) go to Beam, for runners that need them.
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         metavar='"A B"',
         help='compressed views, each [NAME=]CODEC[:OPTION=VALUE,...] (default: "sentencepiece gzip zstd brotli")',
     )
+    _reuse_flags(add)
     add(
         "--workers",
         type=int,
@@ -117,14 +119,26 @@ def _smaller_flags(add: Callable[..., object]) -> None:
     add("--limit", type=int, metavar="N", help="take N documents at most, the first in the order of the same hash")
 
 
+def _reuse_flags(add: Callable[..., object]) -> None:
+    """What is taken from sets that are there."""
+    add(
+        "--codecs-from",
+        default="",
+        metavar="SET",
+        help="a shard set (folder or URL) whose fitted codecs are used again, so that both sets have one alphabet; "
+        "without --views: all its views. Other views may be asked for where their codecs learn nothing (gzip, brotli)",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run. Beam is imported only once the command line makes sense."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.getLogger().setLevel(logging.ERROR)  # importing Beam warns of what we do not use
     top = parser()
     flags, others = top.parse_known_args(given)
-    from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes, parse_views
+    from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes
     from pipeline.languages import parse_languages
+    from pipeline.reuse import choose_views
 
     names = [flags.corpus] if Path(flags.corpus).exists() else flags.corpus.split(",")
     corpus = tuple(str(Path(name).expanduser()) for name in names if name)
@@ -135,10 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_beam_flags(others, top)
     from pipeline.build import build, default_out
 
+    chosen = choose_views(flags.views or ("" if flags.codecs_from else DEFAULT_VIEWS), flags.codecs_from)
     config = BuildConfig(
         corpus=corpus,
         out=flags.out if flags.out is not None else default_out(corpus[0]),
-        views=parse_views(flags.views or DEFAULT_VIEWS),
+        views=chosen.views,
+        codecs=chosen.codecs,
+        codecs_from=flags.codecs_from,
         languages=parse_languages(languages),
         exclude=tuple(sorted(set(flags.exclude))),
         max_bytes=parse_bytes(flags.max_bytes),

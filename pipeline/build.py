@@ -19,6 +19,7 @@ from pipeline.progress import Watch
 from pipeline.publish import REPORT, SCRATCH, finished_set, locked, prepare, publish
 from pipeline.records import load_table, places
 from pipeline.report import by_language, card, pretty, summary, view_facts
+from pipeline.reuse import copy_codec
 from pipeline.runner import check_runner, run_graph
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.sources import read_again
@@ -114,11 +115,13 @@ class _Build:
             if block["split"] == "train":
                 available.update({name: size for name, (_, size) in block["languages"].items()})
         chosen = choose_sample(self.scratch, available, self.config.sample_bytes) if needs_fit(self.config) else []
-        fitted = []
+        fitted, given = [], dict(self.config.codecs)
         begin = perf_counter()
         for spec in self.config.views:
             title = f"fit {spec.name} on {len(chosen)} documents"
-            if spec.name in needs_fit(self.config):
+            if spec.name in given:
+                fitted.append(copy_codec(self.config.codecs_from, spec.name, given[spec.name], self.scratch.staged))
+            elif spec.name in needs_fit(self.config):
                 with Watch(self.scratch.progress, "fit", title, None):
                     fitted.append(fit_view(spec, chosen, self.scratch.staged))
             else:

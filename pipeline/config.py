@@ -35,6 +35,8 @@ class BuildConfig:
     sample_rate: float = 1.0  # share of the documents that is taken
     limit: int | None = None  # at most so many documents
     narrowed: bool = False  # languages were named: documents of unknown language are left out
+    codecs: tuple[tuple[str, str], ...] = ()  # (view, digest of its codec) where it is another set's: --codecs-from
+    codecs_from: str = dataclasses.field(default="", metadata={"where": True})
     block_bytes: int = dataclasses.field(default=8 << 20, metadata={"where": True})
     check: float = dataclasses.field(default=1.0, metadata={"where": True})
     workers: int = dataclasses.field(default=1, metadata={"where": True})
@@ -56,12 +58,12 @@ class BuildConfig:
     def identity(self) -> dict[str, Any]:
         """The part that decides the set's bytes, as plain JSON."""
         fields = [f for f in dataclasses.fields(self) if not f.metadata.get("where")]
-        plain = {f.name: getattr(self, f.name) for f in fields if f.name != "views"}
+        plain = {f.name: getattr(self, f.name) for f in fields if f.name not in ("views", "codecs")}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
         views = [
             {"name": v.name, "kind": v.kind, "options": codec_class(v.kind).options() | v.options} for v in self.views
         ]
-        return plain | {"views": views}
+        return plain | {"views": views} | ({"codecs": dict(self.codecs)} if self.codecs else {})
 
     def stages(self) -> dict[str, int]:
         """The versions of the algorithms that this build uses."""
@@ -84,7 +86,11 @@ def parse_bytes(text: str) -> int:
 
 def parse_views(text: str) -> tuple[ViewSpec, ...]:
     """Views separated by blanks; names must differ."""
-    specs = tuple(parse_view(spec) for spec in text.split())
+    return distinct(tuple(parse_view(spec) for spec in text.split()))
+
+
+def distinct(specs: tuple[ViewSpec, ...]) -> tuple[ViewSpec, ...]:
+    """These views, if there are any and their names differ."""
     if not specs:
         raise ByteproxyError(f'--views: name at least one, as in --views "{DEFAULT_VIEWS}"')
     names = [spec.name for spec in specs]

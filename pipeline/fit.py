@@ -67,5 +67,6 @@ def fit_view(spec: ViewSpec, chosen: list[Chosen], staged: Path) -> tuple[View, 
 
 
 def needs_fit(config: BuildConfig) -> list[str]:
-    """The names of the views whose codecs learn something."""
-    return [spec.name for spec in config.views if codec_class(spec.kind).needs_fit]
+    """The names of the views whose codecs learn something, and are not another set's."""
+    given = dict(config.codecs)
+    return [v.name for v in config.views if v.name not in given and codec_class(v.kind).learns(v.options)]

@@ -90,6 +90,11 @@ class Codec(ABC):
         return settled
 
     @classmethod
+    def learns(cls, options: Mapping[str, Any]) -> bool:
+        """Whether `fit` with these (settled) options looks at the sample."""
+        return cls.needs_fit
+
+    @classmethod
     def fit(cls, sample: Iterable[bytes], **options: Any) -> Self:
         """A codec for documents like the sample's. Codecs that learn nothing do not read the sample."""
         return cls(cls.settle(options))

@@ -35,6 +35,10 @@ class Zstd(StreamCodec):
         return {"level": 3, "dictionary": 0}
 
     @classmethod
+    def learns(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options["dictionary"])
+
+    @classmethod
     def fit(cls, sample: Iterable[bytes], **options: Any) -> Self:
         settings = cls.settle(options)
         size, level = settings["dictionary"], settings["level"]
