@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.cleaning import add_flags, parse_cleaning, print_rules
 from shards.cli import run
 from shards.errors import ByteproxyError
 
@@ -28,6 +29,7 @@ examples:
   python -m pipeline build code.jsonl.gz,~/src/cpython --views "sentencepiece:vocab=32768 gzip" --workers 8
   python -m pipeline build ~/src --languages "python c" --exclude vendor --exclude '*_pb2.py'
   python -m pipeline build more.jsonl --out data/more --codecs-from data/linux
+  python -m pipeline build ~/src --clean --rule longest-line=500 --no-rule bytes --licences permissive
 
 A build that was stopped goes on when it is started again. A set that is there already is left alone.
 Further flags (--region=..., --temp_location=...) go to Beam, for runners that need them.
@@ -39,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m pipeline", description="From a corpus to a shard set.", allow_abbrev=False
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="build")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{build,rules}")
+    commands.add_parser("rules", help="show the rules of cleaning: what they measure, limits, where published")
     flags = commands.add_parser(
         "build",
         help="build a shard set from a corpus",
@@ -105,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="share of documents decoded and compared (default: 1.0, all)",
     )
+    add_flags(flags)
     return top
 
 
@@ -136,6 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.ERROR)  # importing Beam warns of what we do not use
     top = parser()
     flags, others = top.parse_known_args(given)
+    if flags.command == "rules":
+        if others:
+            raise ByteproxyError(f"rules takes no arguments, {others[0]!r} found")
+        return print_rules()
     from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes
     from pipeline.languages import parse_languages
     from pipeline.reuse import choose_views
@@ -168,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sample_rate=flags.sample_rate,
         limit=flags.limit,
         narrowed=bool(languages),
+        cleaning=parse_cleaning(flags),
         block_bytes=parse_bytes(flags.block_bytes),
         check=flags.check,
         workers=flags.workers if flags.workers is not None else len(os.sched_getaffinity(0)),
@@ -186,7 +195,7 @@ def _check_beam_flags(others: Sequence[str], top: argparse.ArgumentParser) -> No
         add = getattr(options, "_add_argparse_args", None)
         if add is not None:
             add(beam)
-    build = next(iter(next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices.values()))
+    build = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices["build"]
     known = set(beam._option_string_actions)
     expected = sorted(known | set(build._option_string_actions))
     for flag in others:

@@ -20,6 +20,7 @@ from pipeline.publish import REPORT, SCRATCH, finished_set, locked, prepare, pub
 from pipeline.records import load_table, places
 from pipeline.report import by_language, card, pretty, summary, view_facts
 from pipeline.reuse import copy_codec
+from pipeline.rules import unhelpful
 from pipeline.runner import check_runner, run_graph
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.sources import read_again
@@ -92,6 +93,7 @@ class _Build:
         self.rejected = [load_json(self.scratch.rejected_facts(0).with_name(name)) for name in parts]
         beside = self.scratch.survey("found")
         self.found = self.inventory.found + (load_json(beside) if beside.exists() else 0)
+        self._warn()
         if not self.scratch.survey("plan").exists():
             reasons = ", ".join(f"{reason} {count}" for reason, (count, _) in self._reasons().items())
             what = f"no documents left of {self.found} found{f' ({reasons})' if reasons else ''}"
@@ -240,6 +242,13 @@ class _Build:
             for reason, numbers in part["reasons"].items():
                 sums[reason] = [a + b for a, b in zip(sums.get(reason, [0, 0]), numbers, strict=True)]
         return dict(sorted(sums.items(), key=lambda item: (-item[1][0], item[0])))
+
+    def _warn(self) -> None:
+        """Say which rules of cleaning kept nothing or left out nothing: the one is an error, the other may be."""
+        seen = self.scratch.survey("seen")
+        left_out = {reason: count for reason, (count, _) in self._reasons().items()}
+        for line in unhelpful(load_json(seen) if seen.exists() else {}, left_out):
+            _say(f"warning: {line}")
 
     def _run(self, fill: Any, workers: int) -> None:
         run_graph(fill, self.scratch, self.config.runner, workers, self.config.beam_args)

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from pipeline.cleaning import NO_CLEANING, Cleaning
 from shards.codecs import ViewSpec, codec_class, parse_view
 from shards.errors import ByteproxyError
 
@@ -37,6 +38,7 @@ class BuildConfig:
     narrowed: bool = False  # languages were named: documents of unknown language are left out
     codecs: tuple[tuple[str, str], ...] = ()  # (view, digest of its codec) where it is another set's: --codecs-from
     codecs_from: str = dataclasses.field(default="", metadata={"where": True})
+    cleaning: Cleaning = NO_CLEANING
     block_bytes: int = dataclasses.field(default=8 << 20, metadata={"where": True})
     check: float = dataclasses.field(default=1.0, metadata={"where": True})
     workers: int = dataclasses.field(default=1, metadata={"where": True})
@@ -58,16 +60,18 @@ class BuildConfig:
     def identity(self) -> dict[str, Any]:
         """The part that decides the set's bytes, as plain JSON."""
         fields = [f for f in dataclasses.fields(self) if not f.metadata.get("where")]
-        plain = {f.name: getattr(self, f.name) for f in fields if f.name not in ("views", "codecs")}
+        plain = {f.name: getattr(self, f.name) for f in fields if f.name not in ("views", "codecs", "cleaning")}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
         views = [
             {"name": v.name, "kind": v.kind, "options": codec_class(v.kind).options() | v.options} for v in self.views
         ]
-        return plain | {"views": views} | ({"codecs": dict(self.codecs)} if self.codecs else {})
+        codecs = {"codecs": dict(self.codecs)} if self.codecs else {}
+        return plain | {"views": views} | codecs | self.cleaning.identity()
 
     def stages(self) -> dict[str, int]:
         """The versions of the algorithms that this build uses."""
-        return STAGES | {f"codec {view.kind}": codec_class(view.kind).version for view in self.views}
+        codecs = {f"codec {view.kind}": codec_class(view.kind).version for view in self.views}
+        return STAGES | codecs | self.cleaning.stages()
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

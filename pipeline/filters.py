@@ -1,6 +1,9 @@
 """Which documents are left out for what they are. Each filter gives a reason and what it found, or nothing."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pipeline.rules import NO_RULES, Rules
 
 SNIFF_BYTES = 8000  # git calls a file binary if there is a NUL among so many first bytes
 
@@ -15,6 +18,8 @@ class Filters:
     narrowed: bool  # languages were named on the command line: an unknown one is left out also without a file name
     max_bytes: int
     keep_binary: bool
+    rules: Rules = NO_RULES
+    seen: Counter[str] = field(default_factory=Counter, compare=False)  # documents that each rule was held against
 
     def by_name(self, language: str | None, name: str | None) -> Verdict:
         """Decide by the language and, where there is one, the file's name, before anything is read."""
@@ -33,6 +38,16 @@ class Filters:
         if not self.keep_binary and (position := raw.find(0, 0, SNIFF_BYTES)) >= 0:
             return "binary", f"NUL at byte {position}"
         return None
+
+    def by_rules(self, raw: bytes, language: str | None, licence: str | None) -> Verdict:
+        """Decide by the rules of cleaning."""
+        return self.rules.judge(raw, language, licence, self.seen)
+
+    def take_seen(self) -> dict[str, int]:
+        """The counts of `seen`, which begin anew."""
+        seen = dict(self.seen)
+        self.seen.clear()
+        return seen
 
 
 def _suffix(name: str | None) -> str:

@@ -35,6 +35,7 @@ from pipeline.survey import (
     SumBuckets,
     Unpack,
     make_plan,
+    sum_counts,
 )
 
 GUESSED_DOCUMENT_BYTES = 4096  # of a JSONL file, to choose numbers of parts
@@ -43,7 +44,8 @@ REJECTED_ROWS = 1_000_000  # at most about so many rows a file of rejected/
 
 def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scratch: Scratch) -> None:
     """Read every document once and leave in scratch: blocks of records, the split's plan, the sample, the rejected."""
-    filters = Filters(frozenset(config.languages), config.narrowed, config.max_bytes, config.keep_binary)
+    languages = frozenset(config.languages)
+    filters = Filters(languages, config.narrowed, config.max_bytes, config.keep_binary, config.cleaning.rules)
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS
 
@@ -55,7 +57,7 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     read = (
         unpacked.items
         | "spread" >> beam.Reshuffle()
-        | "read" >> beam.ParDo(Read(filters, ranges, scratch)).with_outputs("rejected", "found", main="records")
+        | "read" >> beam.ParDo(Read(filters, ranges, scratch)).with_outputs("rejected", "found", "seen", main="records")
     )
     unique = (
         read.records
@@ -96,6 +98,11 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
         | "found beside files" >> beam.Flatten()
         | "count" >> _combined(sum)
         | "save count" >> beam.Map(partial(save_json, scratch.survey("found")))
+    )
+    (
+        read.seen
+        | "sum seen" >> _combined(sum_counts)
+        | "save seen" >> beam.Map(partial(save_json, scratch.survey("seen")))
     )
 
 

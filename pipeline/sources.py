@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
+from pipeline.admit import Known, Row, admit
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, text_of
 from pipeline.languages import language_of, normalise
@@ -20,7 +21,6 @@ from pipeline.records import JSON_LINE, WHOLE_FILE, Place, Rejection, shown_plac
 from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES, document_id
 
-Row = tuple[Any, ...]  # in the order of records.RECORD
 TEXT_KEYS = ("text", "content")
 KEYS = {  # where else a field's value may be found, by the names that public data sets use
     "source": ("source", "repo_name", "repository_name", "repo", "max_stars_repo_name"),
@@ -39,6 +39,7 @@ def read_files(item: Files, filters: Filters) -> tuple[list[Row], list[Rejection
     for name in item.names:
         path = text_of(name)
         language = language_of(path)
+        raw: bytes | None = None
         identity: bytes | None = None
         size: int | None = None
         verdict = filters.by_name(language, path)
@@ -55,21 +56,19 @@ def read_files(item: Files, filters: Filters) -> tuple[list[Row], list[Rejection
                         identity = _hash_stream(descriptor)
                     else:
                         raw = _read_all(descriptor, size)
-                        size, identity = len(raw), document_id(raw)
-                        verdict = filters.by_size(size) or filters.by_content(raw)
                 finally:
                     os.close(descriptor)
             except OSError as error:
                 problem = "symlink" if error.errno == errno.ELOOP else "unreadable"
                 verdict = problem, error.strerror or str(error)
-        if verdict is None:
-            folders = path.rpartition("/")[0]
-            grouping = f"{item.input}/{folders}" if folders else item.input
-            rows.append(
-                (identity, item.input, path, language, None, grouping, size, item.input, 0, 0, file, WHOLE_FILE)
-            )
-        else:
+        if raw is None:
+            assert verdict is not None
             rejected.append(Rejection(item.input, path, identity, size, *verdict))
+            continue
+        folders = path.rpartition("/")[0]
+        grouping = f"{item.input}/{folders}" if folders else item.input
+        where = Place(file, 0, 0, WHOLE_FILE)
+        admit(raw, Known(item.input, None, path, language, None, grouping, where), filters, rows, rejected)
     return rows, rejected
 
 
@@ -91,14 +90,9 @@ def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection
                 rejected.append(Rejection(item.input, where, None, length, "bad json", f"line {number}: {error}"))
                 continue
             raw, source, path, language, licence = fields
-            identity = document_id(raw)
-            verdict = filters.by_name(language, path) or filters.by_size(len(raw)) or filters.by_content(raw)
-            if verdict is None:
-                grouping = _grouping(source, path, item.input)
-                known = (source or item.input, path, language, licence, grouping, len(raw), item.input)
-                rows.append((identity, *known, offset, length, item.file, JSON_LINE))
-            else:
-                rejected.append(Rejection(source or item.input, path or where, identity, len(raw), *verdict))
+            place = Place(item.file, offset, length, JSON_LINE)
+            known = Known(item.input, source, path, language, licence, _grouping(source, path, item.input), place)
+            admit(raw, known, filters, rows, rejected)
     return rows, rejected
 
 

@@ -55,7 +55,10 @@ class Unpack(beam.DoFn):
 
 
 class Read(beam.DoFn):
-    """A work item -> (range of ids, records); rejections -> `rejected`; number of lines -> `found`."""
+    """A work item -> (range of ids, records); rejections -> `rejected`; number of lines -> `found`.
+
+    To `seen`: how many documents each rule was held against.
+    """
 
     def __init__(self, filters: Filters, ranges: int, scratch: Scratch) -> None:
         self.filters, self.ranges, self.scratch = filters, ranges, scratch
@@ -80,10 +83,21 @@ class Read(beam.DoFn):
             results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
         if kind == "lines":
             results.append(TaggedOutput("found", len(rows) + len(rejected)))
+        if seen := self.filters.take_seen():
+            results.append(TaggedOutput("seen", seen))
         return results
 
     def teardown(self) -> None:
         self.counter.flush()
+
+
+def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts by name, added up."""
+    total: dict[str, int] = {}
+    for count in counts:
+        for name, number in count.items():
+            total[name] = total.get(name, 0) + number
+    return total
 
 
 class Deduplicate(beam.DoFn):

@@ -1,0 +1,40 @@
+"""From a document's bytes to its record, or to the rejection that says why it has none: one way for every input."""
+
+from typing import Any, NamedTuple
+
+from pipeline.filters import Filters
+from pipeline.records import Place, Rejection, shown_place
+from shards.hashing import document_id
+
+Row = tuple[Any, ...]  # in the order of records.RECORD
+
+
+class Known(NamedTuple):
+    """What is known of a document beside its bytes."""
+
+    input: str  # the input's name
+    source: str | None  # repository; None: the input stands for it
+    path: str | None  # within the source
+    language: str | None
+    licence: str | None
+    grouping: str | None  # folders to split by, see records.RECORD
+    place: Place  # where its bytes can be read again
+
+
+def admit(raw: bytes, known: Known, filters: Filters, rows: list[Row], rejected: list[Rejection]) -> None:
+    """Judge a document: its record goes to `rows`, or why it is left out to `rejected`."""
+    name, source, path, language, licence, grouping, place = known
+    source = source or name
+    identity = document_id(raw)
+    verdict = (
+        filters.by_name(language, path)
+        or filters.by_size(len(raw))
+        or filters.by_content(raw)
+        or filters.by_rules(raw, language, licence)
+    )
+    if verdict is not None:
+        where = shown_place(source, path, name, place.offset)
+        rejected.append(Rejection(source, where, identity, len(raw), *verdict))
+        return
+    described = (source, path, language, licence, grouping, len(raw), name)
+    rows.append((identity, *described, place.offset, place.length, place.file, place.form))
