@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.cleaning import add_flags, parse_cleaning, print_rules
 from shards.cli import run
 from shards.errors import ByteproxyError
+from shards.store import is_remote
 
 DESCRIPTION = """\
 Build a shard set from a corpus of source code: read, leave out duplicates and what is not code, split into train and
@@ -22,6 +23,7 @@ CORPUS is one or more of these, separated by commas:
   FILE.jsonl        a document a line, its text under "text" or "content"; path, language, licence (license) and
                     source (repo_name) are kept; FILE.jsonl.gz and FILE.jsonl.zst are unpacked into OUT/.build
   'data/*.jsonl'    a pattern
+  s3://… gs://…     an object or all below a name, in a store; credentials from the environment
 """
 EXAMPLES = """\
 examples:
@@ -53,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = flags.add_argument
     add("corpus", metavar="CORPUS[,more]", help="what to read")
-    add("--out", metavar="DIR", type=Path, help="where the set goes (default: data/<corpus name>)")
+    add("--out", metavar="DIR", help="where the set goes: a folder, or s3://… or gs://… (default: data/<corpus name>)")
     add(
         "--views",
         default="",
@@ -147,9 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes
     from pipeline.languages import parse_languages
     from pipeline.reuse import choose_views
+    from pipeline.storage import location
 
     names = [flags.corpus] if Path(flags.corpus).exists() else flags.corpus.split(",")
-    corpus = tuple(str(Path(name).expanduser()) for name in names if name)
+    corpus = tuple(name if is_remote(name) else str(Path(name).expanduser()) for name in names if name)
     if not corpus:
         raise ByteproxyError("no corpus given: name a folder or a JSONL file")
     languages = flags.languages.replace(",", " ").split()
@@ -160,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = choose_views(flags.views or ("" if flags.codecs_from else DEFAULT_VIEWS), flags.codecs_from)
     config = BuildConfig(
         corpus=corpus,
-        out=flags.out if flags.out is not None else default_out(corpus[0]),
+        out=location(flags.out) if flags.out is not None else default_out(corpus[0]),
         views=chosen.views,
         codecs=chosen.codecs,
         codecs_from=flags.codecs_from,

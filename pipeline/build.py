@@ -2,17 +2,16 @@
 
 import errno
 import hashlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from pipeline import graph
 from pipeline.config import BuildConfig
-from pipeline.encode import EncodeTask, libraries_of, load_shard_facts
+from pipeline.encode import EncodeTask, libraries_of, load_codec_of, load_shard_facts
 from pipeline.fit import choose_sample, fit_view, needs_fit
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.progress import Watch
@@ -22,14 +21,15 @@ from pipeline.report import by_language, card, pretty, summary, view_facts
 from pipeline.reuse import copy_codec
 from pipeline.rules import unhelpful
 from pipeline.runner import check_runner, run_graph
-from pipeline.scratch import Scratch, load_json, save_json
+from pipeline.scratch import Scratch, load_all, load_json, save_json
 from pipeline.sources import read_again
 from pipeline.split import Layout
+from pipeline.storage import absolute, name_of, open_file
 from pipeline.twins import SAMPLE, TwinIndex
-from shards.codecs import load_codec
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 from shards.manifest import Manifest, RejectedFile, View
+from shards.store import is_remote
 
 SURVEY_ALONE = 2 << 30  # bytes of input up to which one process surveys: it is done before others would have started
 
@@ -44,7 +44,7 @@ def build(config: BuildConfig) -> int:
         if finished_set(config.out, identity, stages, inventory.fingerprint):
             print(f"{config.out}: this set is there already, of the same corpus and config; nothing to do")
             return 0
-        scratch = Scratch((config.out / SCRATCH).resolve())
+        scratch = Scratch(absolute(config.out) / SCRATCH)
         state = {"config": identity, "stages": stages, "fingerprint": inventory.fingerprint, "check": config.check}
         state["block_bytes"] = config.block_bytes
         try:
@@ -89,8 +89,7 @@ class _Build:
                 self._run(lambda root: graph.survey(root, self.inventory, self.config, self.scratch), workers)
             self.seconds["survey"] = watch.seconds
             save_json(done, True)
-        parts = sorted(path.name for path in (self.scratch.rejected_facts(0).parent).glob("*.json"))
-        self.rejected = [load_json(self.scratch.rejected_facts(0).with_name(name)) for name in parts]
+        self.rejected = load_all(self.scratch.rejected_facts(0).parent)
         beside = self.scratch.survey("found")
         self.found = self.inventory.found + (load_json(beside) if beside.exists() else 0)
         self._warn()
@@ -102,15 +101,14 @@ class _Build:
         if "error" in plan:
             raise ByteproxyError(plan["error"])
         self.layouts = {split: Layout(*numbers) for split, numbers in plan["splits"].items()}
-        facts = [self.scratch.index_facts(split, n) for split, lay in self.layouts.items() for n in range(lay.blocks)]
-        self.blocks = [load_json(path) for path in facts if path.exists()]  # a range of ids may hold no document
+        self.blocks = sorted(load_all(self.scratch.index_facts("train", 0).parent), key=_block)
 
     def fit(self) -> None:
         """Fit the codecs on train documents; each is kept as soon as it is there."""
         kept = self.scratch.survey("views")
         if kept.exists():
             self.views = tuple(View(**view) for view in load_json(kept))
-            self.codecs = [load_codec(self.scratch.staged / view.folder) for view in self.views]
+            self.codecs = [load_codec_of(self.scratch.staged, view) for view in self.views]
             return
         available: Counter[str] = Counter()
         for block in self.blocks:
@@ -141,6 +139,7 @@ class _Build:
         task = EncodeTask(
             self.scratch, self.views, self.libraries, self.layouts, config.seed, config.check, config.row_group_bytes
         )
+        self.scratch.local.mkdir(parents=True, exist_ok=True)
         self.scratch.workers.touch()
         # largest first: runners deal them out in turn, and the small ones even out the ends
         order = sorted(self.blocks, key=lambda block: (-block["bytes"], block["split"], block["block"]))
@@ -177,7 +176,7 @@ class _Build:
         return manifest, self._report(manifest)
 
     def _report(self, manifest: Manifest) -> dict[str, Any]:
-        facts = [load_json(self.scratch.block_facts(block["split"], block["block"])) for block in self.blocks]
+        facts = load_all(self.scratch.block_facts("train", 0).parent)
         libraries = {
             view.name: {
                 "encode": sum(block["seconds"][view.name][0] for block in facts),
@@ -228,12 +227,9 @@ class _Build:
         }
 
     def _rejected_file(self, part: Mapping[str, Any]) -> RejectedFile:
-        path = self.scratch.staged / part["path"]
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        return RejectedFile(part["path"], part["rows"], size, digest)
+        with open_file(name_of(self.scratch.staged / part["path"])) as file:
+            digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+            return RejectedFile(part["path"], part["rows"], file.tell(), digest)
 
     def _reasons(self) -> dict[str, list[int]]:
         """Documents and bytes left out, by reason, the most frequent first."""
@@ -254,10 +250,13 @@ class _Build:
         run_graph(fill, self.scratch, self.config.runner, workers, self.config.beam_args)
 
 
+def _block(facts: Mapping[str, Any]) -> tuple[str, int]:
+    return facts["split"], facts["block"]
+
+
 def default_out(corpus: str) -> Path:
     """data/<name of the first corpus>."""
-    path = Path(corpus).resolve()
-    name = path.name
+    name = corpus.partition("?")[0].rstrip("/").rpartition("/")[2] if is_remote(corpus) else Path(corpus).resolve().name
     for suffix in (".gz", ".zst", ".jsonl", ".ndjson"):
         name = name.removesuffix(suffix)
     return Path("data") / (name or "corpus")

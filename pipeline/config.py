@@ -4,10 +4,10 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from pipeline.cleaning import NO_CLEANING, Cleaning
+from pipeline.storage import Location
 from shards.codecs import ViewSpec, codec_class, parse_view
 from shards.errors import ByteproxyError
 
@@ -22,7 +22,7 @@ class BuildConfig:
     """A build. Fields marked `where` say where and how it runs; the others are part of the set's identity."""
 
     corpus: tuple[str, ...] = dataclasses.field(metadata={"where": True})
-    out: Path = dataclasses.field(metadata={"where": True})
+    out: Location = dataclasses.field(metadata={"where": True})
     views: tuple[ViewSpec, ...]
     languages: tuple[str, ...]
     exclude: tuple[str, ...] = ()

@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from pipeline.progress import Counter
 from pipeline.records import load_table, places, save_table
-from pipeline.relay import naming_full_disk, relayed
+from pipeline.relay import relayed
 from pipeline.scratch import Scratch, load_json, save_json
-from pipeline.sources import read_again
+from pipeline.sources import read_many
 from pipeline.split import Layout
+from pipeline.storage import Location, local_folder, writing
 from pipeline.twins import TwinIndex
 from shards.codecs import Codec, load_codec
 from shards.errors import ByteproxyError
@@ -58,7 +59,7 @@ class EncodeBlock(beam.DoFn):
     @relayed
     def setup(self) -> None:
         task = self.task
-        self.codecs = {view.name: load_codec(task.scratch.staged / view.folder) for view in task.views}
+        self.codecs = {view.name: load_codec_of(task.scratch.staged, view) for view in task.views}
         found = libraries_of(self.codecs.values())
         if found != task.libraries:
             differing = {n: (found.get(n), v) for n, v in task.libraries.items() if found.get(n) != v}
@@ -83,10 +84,10 @@ class EncodeBlock(beam.DoFn):
         seconds = {view.name: [0.0, 0.0] for view in views}
         checked = 0
         begin = perf_counter()
-        for place, identity, source, path, language, licence in zip(
-            places(records), *(records[name].to_pylist() for name in names), strict=True
+        columns = [records[name].to_pylist() for name in names]
+        for raw, identity, source, path, language, licence in zip(
+            read_many(zip(places(records), columns[0], strict=True)), *columns, strict=True
         ):
-            raw = read_again(place, identity)
             check = self._is_checked(identity)
             checked += check
             encoded = {}
@@ -132,13 +133,17 @@ class JoinShard(beam.DoFn):
         facts = scratch.shard_facts(split, shard)
         if not facts.exists():
             name = f"{split}/shard-{shard:05d}-of-{task.layouts[split].shards:05d}.parquet"
-            path = scratch.staged / name
-            path.parent.mkdir(parents=True, exist_ok=True)
             tables = (load_table(scratch.block(split, block)) for block in sorted(blocks))
-            with naming_full_disk(path):
+            with writing(scratch.staged / name) as path:
                 described = write_shard(path, tables, task.views, name, task.row_group_bytes)
             save_json(facts, dataclasses.asdict(described))
         return [(split, shard)]
+
+
+def load_codec_of(staged: Location, view: View) -> Codec:
+    """A view's codec from the staged set."""
+    with local_folder(staged / view.folder) as folder:
+        return load_codec(folder)
 
 
 def load_shard_facts(scratch: Scratch, split: str, shard: int) -> ShardFile:

@@ -6,11 +6,13 @@ the sample: a floor, so that a small language has its symbols too, and the rest 
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.config import BuildConfig
 from pipeline.records import Place, load_table, places
 from pipeline.scratch import Scratch
 from pipeline.sources import read_again
+from pipeline.storage import Location, copy_in
 from pipeline.survey import SAMPLE_CAP
 from shards.codecs import Codec, ViewSpec, codec_class
 from shards.hashing import folder_digest
@@ -53,15 +55,15 @@ def read_sample(chosen: list[Chosen]) -> Iterator[bytes]:
         yield raw
 
 
-def fit_view(spec: ViewSpec, chosen: list[Chosen], staged: Path) -> tuple[View, Codec]:
+def fit_view(spec: ViewSpec, chosen: list[Chosen], staged: Location) -> tuple[View, Codec]:
     """Fit one view's codec and save it in the staged set under a name that holds its digest."""
     codec = codec_class(spec.kind).fit(read_sample(chosen), **spec.options)
-    temporary = staged / "codecs" / f".tmp-{spec.name}"
-    codec.save(temporary)
-    digest = folder_digest(temporary)
-    folder = f"codecs/{spec.name}-{digest[:16]}"
-    if not (staged / folder).exists():
-        temporary.rename(staged / folder)
+    with TemporaryDirectory(prefix="byteproxy-") as draft:
+        temporary = Path(draft) / spec.name
+        codec.save(temporary)
+        digest = folder_digest(temporary)
+        folder = f"codecs/{spec.name}-{digest[:16]}"
+        copy_in(temporary, staged / folder)
     shape = (codec.width, codec.alphabet, codec.lossless, codec.anchor_gap)
     return View(spec.name, spec.kind, *shape, folder, digest), codec
 

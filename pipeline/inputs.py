@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.records import Rejection
+from pipeline.storage import Location, RemotePath, absolute, join, location, name_of
 from shards.errors import ByteproxyError
+from shards.store import is_remote
 
 EXCLUDED = (
     ".git", ".hg", ".svn", ".bzr", "CVS", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".tox", ".nox",
@@ -72,7 +74,7 @@ class Inventory:
 
 class Corpus(NamedTuple):
     name: str
-    path: Path
+    path: Location
 
 
 def corpora(specs: Sequence[str]) -> list[Corpus]:
@@ -81,8 +83,11 @@ def corpora(specs: Sequence[str]) -> list[Corpus]:
     A name is the last component of the path, with as many of its parents as it takes to differ; so it depends neither
     on the order of the arguments nor, mostly, on where a corpus lies.
     """
-    paths: list[Path] = []
+    paths: list[Location] = []
     for spec in specs:
+        if is_remote(spec):
+            paths.append(location(spec))
+            continue
         matches = [spec] if Path(spec).exists() or not glob.has_magic(spec) else sorted(glob.glob(spec))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not matches:
             raise ByteproxyError(f"corpus {spec}: nothing matches this pattern")
@@ -102,18 +107,19 @@ def corpora(specs: Sequence[str]) -> list[Corpus]:
             depth[path] += 1
 
 
-def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Path) -> Inventory:
-    """List the corpora. `out` is skipped, should it lie inside one of them."""
+def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Location) -> Inventory:
+    """List the corpora. `out` is skipped, should it lie inside one of them. Raises ByteproxyError for an empty URL."""
     inventory = Inventory()
     digest = blake2b(digest_size=16)
-    skip = os.fsencode(out.resolve())
+    skip = name_of(absolute(out))
     excluded = _excluder([*EXCLUDED, *exclude])
     for corpus in found:
-        root = os.fsencode(corpus.path)
-        if corpus.path.is_dir():
+        root = name_of(corpus.path)
+        single = corpus.path.bucket.entry("") if isinstance(corpus.path, RemotePath) else None
+        if single is None and (isinstance(corpus.path, RemotePath) or corpus.path.is_dir()):
             names: list[bytes] = []
             used = 0
-            for entry in _walk(root, excluded, skip):
+            for entry in _entries(corpus.path, excluded, skip):
                 inventory.found += 1
                 digest.update(repr((corpus.name, *entry)).encode())
                 if entry.problem:
@@ -130,14 +136,14 @@ def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Path) -
             if names:
                 inventory.files.append(Files(corpus.name, root, names, used))
         else:
-            status = corpus.path.stat()
-            digest.update(repr((corpus.name, status.st_size, status.st_mtime_ns)).encode())
-            inventory.bytes += status.st_size
-            inventory.line_bytes += status.st_size
-            if corpus.path.suffix in COMPRESSED:
+            size, mtime = single[1:] if single is not None else _status(corpus.path)
+            digest.update(repr((corpus.name, size, mtime)).encode())
+            inventory.bytes += size
+            inventory.line_bytes += size
+            if corpus.path.name.endswith(COMPRESSED):
                 inventory.packed.append(Packed(corpus.name, root))
             else:
-                inventory.lines += line_ranges(corpus.name, root, status.st_size)
+                inventory.lines += line_ranges(corpus.name, root, size)
     inventory.fingerprint = digest.hexdigest()
     return inventory
 
@@ -183,6 +189,30 @@ def _walk(root: bytes, excluded: Callable[[bytes], bool], skip: bytes) -> Iterat
             except OSError as error:
                 yield _Entry(name, 0, 0, "unreadable", error.strerror or str(error))
         waiting += reversed(inner)
+
+
+def _entries(root: Location, excluded: Callable[[bytes], bool], skip: bytes) -> Iterator[_Entry]:
+    if isinstance(root, RemotePath):
+        return _walk_store(root, excluded, skip)
+    return _walk(bytes(root), excluded, skip)
+
+
+def _status(path: Location) -> tuple[int, int]:
+    """Size and time of change of a local file."""
+    status = Path(path).stat()  # type: ignore[arg-type]
+    return status.st_size, status.st_mtime_ns
+
+
+def _walk_store(root: RemotePath, excluded: Callable[[bytes], bool], skip: bytes) -> Iterator[_Entry]:
+    """Every object below `root`. Names end with no slash: what stores call folders are empty marks."""
+    found = root.bucket.entries("")
+    if not found:
+        raise ByteproxyError(f"corpus {root}: there is no such object, and none below it")
+    for name, size, mtime in found:
+        parts = name.split("/")
+        above = (os.fsencode("/".join(parts[: n + 1])) for n in range(len(parts)))
+        if not any(excluded(part) or join(name_of(root), part) == skip for part in above):
+            yield _Entry(os.fsencode(name), size, mtime, "", "")
 
 
 def _problem(mode: int, path: bytes) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """OUT: whose it is, who may write to it now, and how a set appears in it: whole, the manifest last.
 
-A build works in OUT/.build and, at the end, renames what it made into place. Nothing that a build did not make is ever
-removed: an OUT with other things in it is refused.
+A build works in OUT/.build and, at the end, renames what it made into place. In an object store, where nothing can be
+renamed, its files grow in their place, and are no set until the manifest names them. Nothing that a build did not make
+is ever removed: an OUT with other things in it is refused.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.scratch import Scratch, load_json, save_json
+from pipeline.storage import Location, remove_tree, write_whole
 from shards.errors import ByteproxyError
 from shards.manifest import MANIFEST_NAME, Manifest, sync_folder
 
@@ -25,13 +27,17 @@ ORPHAN_SECONDS = 20.0
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold OUT against other builds. OUT is made if need be, and removed again if it is left empty."""
+def locked(out: Location) -> Iterator[None]:
+    """Hold OUT against other builds; in a store only against those of this machine.
+
+    The folder is made if need be, and removed again if it is left empty.
+    """
+    folder = out if isinstance(out, Path) else Scratch(out / SCRATCH).local
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise ByteproxyError(f"--out {out}: {error.strerror}") from None
+        raise ByteproxyError(f"--out {out}: {folder}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,11 +48,11 @@ def locked(out: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            out.rmdir()  # only if it is empty
+            folder.rmdir()  # only if it is empty
         os.close(descriptor)
 
 
-def finished_set(out: Path, config: Mapping[str, Any], stages: Mapping[str, int], fingerprint: str) -> bool:
+def finished_set(out: Location, config: Mapping[str, Any], stages: Mapping[str, int], fingerprint: str) -> bool:
     """Is there already the set that is asked for? Raises ByteproxyError if OUT holds another one, or others' files."""
     if not (out / MANIFEST_NAME).exists():
         others = sorted(p.name for p in out.iterdir() if p.name != SCRATCH)
@@ -56,7 +62,7 @@ def finished_set(out: Path, config: Mapping[str, Any], stages: Mapping[str, int]
         if not ours and (out / SCRATCH).exists() and any((out / SCRATCH).iterdir()):
             raise ByteproxyError(f"{out / SCRATCH} was not made by a build: choose another --out")
         return False
-    manifest = Manifest.load(out)
+    manifest = Manifest.parse((out / MANIFEST_NAME).read_bytes(), str(out / MANIFEST_NAME))
     differing = [
         f"{name}: {_show(there.get(name))} there, {_show(here.get(name))} asked for"
         for there, here in ((manifest.config, config), (manifest.stages, stages))
@@ -79,7 +85,7 @@ def finished_set(out: Path, config: Mapping[str, Any], stages: Mapping[str, int]
     return True
 
 
-def prepare(scratch: Scratch, out: Path, state: Mapping[str, Any]) -> bool:
+def prepare(scratch: Scratch, out: Location, state: Mapping[str, Any]) -> bool:
     """Make the scratch ready; True if it holds the beginnings of this very build, which then goes on from them."""
     going_on = False
     if scratch.root.exists():
@@ -88,29 +94,34 @@ def prepare(scratch: Scratch, out: Path, state: Mapping[str, Any]) -> bool:
             going_on = load_json(scratch.state) == state
         if not going_on:
             scratch.remove()
-    for name in FOLDERS:  # of a build that was killed while it published: no manifest holds them
-        if going_on and (out / name).exists() and not (scratch.staged / name).exists():
-            (out / name).rename(scratch.staged / name)
-        elif (out / name).exists():
-            shutil.rmtree(out / name)
-    scratch.root.mkdir(exist_ok=True)
+    for name in FOLDERS:  # no manifest holds them
+        if isinstance(out, Path) and isinstance(scratch.staged, Path):
+            if going_on and (out / name).exists() and not (scratch.staged / name).exists():
+                (out / name).rename(scratch.staged / name)  # of a build that was killed while it published
+            elif (out / name).exists():
+                shutil.rmtree(out / name)
+        elif not going_on:
+            remove_tree(out / name)
+    scratch.local.mkdir(parents=True, exist_ok=True)
     save_json(scratch.state, state)
     shutil.rmtree(scratch.progress, ignore_errors=True)
     return going_on
 
 
-def publish(scratch: Scratch, out: Path, manifest: Manifest, texts: Mapping[str, str]) -> None:
+def publish(scratch: Scratch, out: Location, manifest: Manifest, texts: Mapping[str, str]) -> None:
     """Move the staged set into OUT; the manifest comes last. `texts` are small files to lie beside it."""
-    for name in FOLDERS:
-        if (scratch.staged / name).exists():
-            (scratch.staged / name).rename(out / name)
-            sync_folder(out / name)
+    if isinstance(out, Path) and isinstance(scratch.staged, Path):
+        for name in FOLDERS:
+            if (scratch.staged / name).exists():
+                (scratch.staged / name).rename(out / name)
+                sync_folder(out / name)
     for name, text in texts.items():
-        temporary = scratch.root / name
-        temporary.write_text(text)
-        temporary.replace(out / name)
-    sync_folder(out)
-    manifest.save(out)
+        write_whole(out / name, text.encode())
+    if isinstance(out, Path):
+        sync_folder(out)
+        manifest.save(out)
+    else:
+        write_whole(out / MANIFEST_NAME, manifest.to_json().encode())
     scratch.remove()
 
 

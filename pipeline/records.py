@@ -4,14 +4,13 @@ Bytes of documents are never shuffled. A batch is one Arrow table, serialised; t
 its cost a document is a column entry, not a Python object.
 """
 
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.relay import naming_full_disk
+from pipeline.storage import Location, writing
 from shards.errors import ByteproxyError
 
 WHOLE_FILE, JSON_LINE, SPAN = 0, 1, 2  # forms of a place: see `Place`
@@ -85,23 +84,21 @@ def unpack(packed: Iterable[bytes]) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
-def save_table(path: Path, batch: pa.Table) -> None:
+def save_table(path: Location, batch: pa.Table) -> None:
     """Write a scratch table so that a memory map can read it: there whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     with (
-        naming_full_disk(temporary),
+        writing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, batch.schema) as out,
     ):
         out.write_table(batch)
-    temporary.replace(path)
 
 
-def load_table(path: Path) -> pa.Table:
-    """Map a scratch table."""
+def load_table(path: Location) -> pa.Table:
+    """Map a scratch table, or read it where it lies in a store."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        source = pa.memory_map(str(path)) if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+        return pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid as error:
         raise ByteproxyError(
             f"{path}: damaged scratch file ({error}); remove {path.parent.parent} and build again"

@@ -4,11 +4,10 @@ Which views of another set are meant is settled here, before anything is read: a
 set's, and what the other set does not have must be a codec that learns nothing from documents.
 """
 
-import shutil
-from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import distinct, parse_views
+from pipeline.storage import Location, copy_in
 from shards.codecs import Codec, ViewSpec, codec_class, load_codec, parse_view
 from shards.errors import ByteproxyError
 from shards.hashing import folder_digest
@@ -58,7 +57,7 @@ def choose_views(text: str, codecs_from: str) -> Chosen:
     return Chosen(distinct(tuple(specs)), tuple(codecs))
 
 
-def copy_codec(location: str, name: str, digest: str, staged: Path) -> tuple[View, Codec]:
+def copy_codec(location: str, name: str, digest: str, staged: Location) -> tuple[View, Codec]:
     """Copy a view's codec from the set at `location` into the staged set, and load it.
 
     Raises ByteproxyError if it no longer has the digest that it had when the views were settled.
@@ -66,20 +65,15 @@ def copy_codec(location: str, name: str, digest: str, staged: Path) -> tuple[Vie
     others = ShardSet.open(location)
     there = others.view(name)
     source = others.store.small_folder(there.folder)
-    temporary = staged / "codecs" / f".tmp-{name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
-    found = folder_digest(temporary)
+    found = folder_digest(source)
     if found != digest:
         raise ByteproxyError(
             f"{location}: the codec of view {name} has digest {found}, expected {digest}: it changed while it was read"
         )
     folder = f"codecs/{name}-{digest[:16]}"
-    if not (staged / folder).exists():
-        temporary.rename(staged / folder)
-    shutil.rmtree(temporary, ignore_errors=True)
+    copy_in(source, staged / folder)
     view = View(name, there.kind, there.width, there.alphabet, there.lossless, there.anchor_gap, folder, digest)
-    return view, load_codec(staged / folder)
+    return view, load_codec(source)
 
 
 def describe(shard_set: ShardSet) -> str:

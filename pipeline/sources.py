@@ -3,23 +3,25 @@
 `read_again` fetches a document's bytes by its place when they are needed.
 """
 
-# ruff: noqa: PTH118, PTH123 - file names are bytes here, as the operating system spells them
-
 import errno
 import json
 import os
-import stat
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.admit import Known, Row, admit
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, text_of
 from pipeline.languages import language_of, normalise
 from pipeline.records import JSON_LINE, WHOLE_FILE, Place, Rejection, shown_place
+from pipeline.storage import AHEAD, join, open_file, read_at, size_of
 from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES, document_id
+from shards.store import is_remote
 
 TEXT_KEYS = ("text", "content")
 KEYS = {  # where else a field's value may be found, by the names that public data sets use
@@ -29,55 +31,55 @@ KEYS = {  # where else a field's value may be found, by the names that public da
     "licence": ("licence", "license"),
 }
 LINE_OVERHEAD = 1 << 20  # bytes that a JSON line may take beyond its text, and six times the text for its escapes
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def read_files(item: Files, filters: Filters) -> tuple[list[Row], list[Rejection]]:
-    """Read and judge the files of a work item."""
+    """Read and judge the files of a work item; many at once where they lie in a store, for each is a request."""
     rows: list[Row] = []
     rejected: list[Rejection] = []
-    for name in item.names:
-        path = text_of(name)
-        language = language_of(path)
-        raw: bytes | None = None
-        identity: bytes | None = None
-        size: int | None = None
-        verdict = filters.by_name(language, path)
-        if verdict is None:
-            try:
-                file = os.path.join(item.root, name)
-                descriptor = os.open(file, _OPEN)
-                try:
-                    status = os.fstat(descriptor)
-                    size = status.st_size
-                    if not stat.S_ISREG(status.st_mode):
-                        verdict = "not a regular file", "changed while it was read"
-                    elif verdict := filters.by_size(size):
-                        identity = _hash_stream(descriptor)
-                    else:
-                        raw = _read_all(descriptor, size)
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                problem = "symlink" if error.errno == errno.ELOOP else "unreadable"
-                verdict = problem, error.strerror or str(error)
-        if raw is None:
-            assert verdict is not None
-            rejected.append(Rejection(item.input, path, identity, size, *verdict))
-            continue
-        folders = path.rpartition("/")[0]
-        grouping = f"{item.input}/{folders}" if folders else item.input
-        where = Place(file, 0, 0, WHOLE_FILE)
-        admit(raw, Known(item.input, None, path, language, None, grouping, where), filters, rows, rejected)
+    judge = partial(_read_file, item, filters)
+    with ThreadPoolExecutor(AHEAD) as pool:  # which starts no thread before it is used
+        for found in (pool.map if is_remote(os.fsdecode(item.root)) else map)(judge, item.names):
+            if isinstance(found, Rejection):
+                rejected.append(found)
+            else:
+                admit(*found, filters, rows, rejected)
     return rows, rejected
+
+
+def _read_file(item: Files, filters: Filters, name: bytes) -> tuple[bytes, Known] | Rejection:
+    """A file's bytes and what is known of it; or why it is not read, or cannot be."""
+    path = text_of(name)
+    language = language_of(path)
+    identity: bytes | None = None
+    size: int | None = None
+    verdict = filters.by_name(language, path)
+    if verdict is None:
+        file = join(item.root, name)
+        try:
+            with open_file(file) as handle:
+                size = size_of(handle)
+                if size is None:
+                    verdict = "not a regular file", "changed while it was read"
+                elif verdict := filters.by_size(size):
+                    identity = _hash_stream(handle)
+                else:
+                    folders = path.rpartition("/")[0]
+                    grouping = f"{item.input}/{folders}" if folders else item.input
+                    place = Place(file, 0, 0, WHOLE_FILE)
+                    return handle.read(), Known(item.input, None, path, language, None, grouping, place)
+        except OSError as error:
+            problem = "symlink" if error.errno == errno.ELOOP else "unreadable"
+            verdict = problem, error.strerror or str(error)
+    return Rejection(item.input, path, identity, size, *verdict)
 
 
 def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection]]:
     """Read and judge the documents of a range of JSONL lines. Every line that is not blank is a document found."""
     rows: list[Row] = []
     rejected: list[Rejection] = []
-    with open(item.file, "rb", buffering=0) as file:
-        for offset, length, line in _lines(file.fileno(), item, 6 * filters.max_bytes + LINE_OVERHEAD):
+    with open_file(item.file) as file:
+        for offset, length, line in _lines(file, item, 6 * filters.max_bytes + LINE_OVERHEAD):
             where = shown_place("", None, item.input, offset)
             if line is None:
                 detail = f"a line of {length} bytes at a limit of {filters.max_bytes} bytes a document"
@@ -118,15 +120,12 @@ def read_again(place: Place, identity: bytes) -> bytes:
     """The bytes of a document at its place. Raises ByteproxyError if they are no longer those that were surveyed."""
     name = text_of(place.file)
     try:
-        descriptor = os.open(place.file, _OPEN)
-        try:
+        with open_file(place.file) as file:
             if place.form == WHOLE_FILE:
-                raw = _read_all(descriptor, os.fstat(descriptor).st_size)
+                raw = file.read()
             else:
-                raw = os.pread(descriptor, place.length, place.offset)
+                raw = read_at(file, place.length, place.offset)
                 raw = parse_line(raw)[0] if place.form == JSON_LINE else raw
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise ByteproxyError(f"{name}: {error.strerror}; it was there when the build began. Build again") from None
     except ValueError:
@@ -134,6 +133,27 @@ def read_again(place: Place, identity: bytes) -> bytes:
     if raw is None or document_id(raw) != identity:
         raise ByteproxyError(f"{name}: changed while the build was running. Leave the corpus alone and build again")
     return raw
+
+
+def read_many(documents: Iterable[tuple[Place, bytes]]) -> Iterator[bytes]:
+    """`read_again` of one after another; where they lie in a store some ahead of need, for each is a request."""
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        for place, identity in documents:
+            if is_remote(os.fsdecode(place.file)):
+                waiting.append(pool.submit(read_again, place, identity))
+                if len(waiting) < AHEAD:
+                    continue
+                yield waiting.popleft().result()
+            else:
+                yield from _drained(waiting)
+                yield read_again(place, identity)
+        yield from _drained(waiting)
+
+
+def _drained(waiting: "deque[Future[bytes]]") -> Iterator[bytes]:
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _grouping(source: str | None, path: str | None, name: str) -> str | None:
@@ -153,49 +173,38 @@ def _text_value(body: dict[str, Any], keys: tuple[str, ...]) -> str | None:
     return None
 
 
-def _read_all(descriptor: int, size: int) -> bytes:
-    """All of a file of `size` bytes, mostly by one call; files that grow meanwhile are read on."""
-    raw = os.read(descriptor, size + 1)
-    if len(raw) == size:
-        return raw
-    parts = [raw]
-    while part := os.read(descriptor, 1 << 20):
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _hash_stream(descriptor: int) -> bytes:
+def _hash_stream(file: BinaryIO) -> bytes:
     """The id of a document too large to be held."""
     state = blake2b(digest_size=ID_BYTES)
-    while part := os.read(descriptor, 1 << 20):
+    while part := file.read(1 << 20):
         state.update(part)
     return state.digest()
 
 
-def _lines(descriptor: int, item: Lines, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
+def _lines(file: BinaryIO, item: Lines, limit: int) -> Iterator[tuple[int, int, bytes | None]]:
     """(offset, length, line) of the lines that begin in the range, but for blank ones; None for a line over `limit`."""
     offset = item.start
     if offset:  # a line that begins before the range belongs to the range before; it may end with our first byte
-        offset = _line_end(descriptor, item.start - 1, item.end)
-    data, base = os.pread(descriptor, max(0, item.end - offset), offset), offset
+        offset = _line_end(file, item.start - 1, item.end)
+    data, base = read_at(file, max(0, item.end - offset), offset), offset
     while offset < item.end:
         end = data.find(b"\n", offset - base) + 1
         if end:
             line: bytes | None = data[offset - base : end - 1]
             following = base + end
         else:  # the last line goes on beyond the range
-            following = _line_end(descriptor, item.end, None)
+            following = _line_end(file, item.end, None)
             length = following - offset
-            line = os.pread(descriptor, length, offset).rstrip(b"\n") if length <= limit else None
+            line = read_at(file, length, offset).rstrip(b"\n") if length <= limit else None
         if line is None or line.strip():
             yield offset, len(line) if line is not None else following - offset, line
         offset = following
 
 
-def _line_end(descriptor: int, position: int, stop: int | None) -> int:
+def _line_end(file: BinaryIO, position: int, stop: int | None) -> int:
     """Where the line with the byte at `position` ends: behind its newline, or at the end of the file or `stop`."""
     while stop is None or position < stop:
-        part = os.pread(descriptor, 1 << 20, position)
+        part = read_at(file, 1 << 20, position)
         if not part:
             return position
         if (found := part.find(b"\n")) >= 0:
@@ -214,7 +223,7 @@ def _line_number(file: bytes, offset: int) -> int:
     position, count = _counted.get(file, (0, 0))
     if position > offset:
         position, count = 0, 0
-    with open(file, "rb") as handle:
+    with open_file(file) as handle:
         handle.seek(position)
         while position < offset:
             part = handle.read(min(1 << 20, offset - position))

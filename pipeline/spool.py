@@ -4,32 +4,26 @@ A file cut short or damaged gives what could be read, up to the last whole line,
 ended; memory stays at a few megabytes whatever the file holds.
 """
 
-# ruff: noqa: PTH123 - file names are bytes here, as the operating system spells them
-
 import contextlib
-import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 from pipeline.inputs import Packed, text_of
 from pipeline.records import Rejection
-from pipeline.relay import naming_full_disk
+from pipeline.storage import Location, open_file, writing
 from shards.errors import ByteproxyError
 
 READ_BYTES = 1 << 18
 
 
-def unpack_file(item: Packed, target: Path) -> tuple[int, Rejection | None]:
+def unpack_file(item: Packed, target: Location) -> tuple[int, Rejection | None]:
     """Write the whole lines of a .gz or .zst file to `target`; return their bytes, and what was wrong if anything."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".tmp-{target.name}")
     written, whole = 0, 0  # bytes, and those of them up to the last newline
     problem: str | None = None
-    with open(item.file, "rb") as file, naming_full_disk(temporary), temporary.open("wb") as out:
+    with open_file(item.file) as file, writing(target) as temporary, temporary.open("wb") as out:
         try:
-            for part in _unpacked(file, item.file.endswith(b".zst")):
+            for part in _unpacked(file, item.file.partition(b"?")[0].endswith(b".zst")):
                 out.write(part)
                 if (newline := part.rfind(b"\n")) >= 0:
                     whole = written + newline + 1
@@ -37,7 +31,6 @@ def unpack_file(item: Packed, target: Path) -> tuple[int, Rejection | None]:
         except _Damaged as damage:
             problem = str(damage)
             out.truncate(whole)
-    temporary.replace(target)
     if problem is None:
         return written, None
     value = f"{problem}; {written} bytes unpacked, of which the last {written - whole} are an incomplete line"
@@ -76,7 +69,7 @@ def _unpacked(file: IO[bytes], zstd: bool) -> Iterator[bytes]:
         with contextlib.suppress(zlib.error):
             if not zstd and (rest := decoder.flush()):
                 yield rest
-        raise _Damaged(f"cut short after {os.fstat(file.fileno()).st_size} compressed bytes")
+        raise _Damaged(f"cut short after {file.tell()} compressed bytes")
 
 
 def _decoder(zstd: bool) -> Any:

@@ -3,9 +3,9 @@
 Beam's elements are batches here; `records.py` says why. What they hand to the parent lies in scratch, and is small.
 """
 
+import os
 from collections.abc import Iterable
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -20,11 +20,12 @@ from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, Packed, line_ranges
 from pipeline.progress import Counter
 from pipeline.records import RECORD, REJECTED, pack, save_table, table, unpack
-from pipeline.relay import naming_full_disk, relayed
+from pipeline.relay import relayed
 from pipeline.scratch import Scratch, save_json
 from pipeline.sources import read_files, read_lines
 from pipeline.split import BUCKETS, Layout, bucket_bytes, choose_val, group_buckets
 from pipeline.spool import spool_name, unpack_file
+from pipeline.storage import Location, name_of, writing
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 
@@ -48,7 +49,7 @@ class Unpack(beam.DoFn):
         packed = Packed(*parts)
         target = self.scratch.spool(spool_name(packed))
         size, rejection = unpack_file(packed, target)
-        ranges = [("lines", *part) for part in line_ranges(packed.input, bytes(target), size)]
+        ranges = [("lines", *part) for part in line_ranges(packed.input, name_of(target), size)]
         if rejection is None:
             return ranges
         return [*ranges, TaggedOutput("rejected", pack(table([rejection], REJECTED))), TaggedOutput("found", 1)]
@@ -290,13 +291,12 @@ class SaveRejected(beam.DoFn):
         save_json(self.scratch.rejected_facts(number), {"path": name, "rows": rows.num_rows, "reasons": reasons})
 
 
-def write_parquet(path: Path, rows: pa.Table) -> None:
+def write_parquet(path: Location, rows: pa.Table) -> None:
     """An ordinary compressed Parquet file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    with naming_full_disk(temporary):
+    with writing(path) as temporary:
         pq.write_table(rows, temporary, compression="ZSTD")
-    temporary.replace(path)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _equals(column: pa.ChunkedArray, value: str | None) -> pa.Array:

@@ -6,12 +6,12 @@ an estimate of one. Most train documents share too few lines with all of the sam
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.records import load_table, save_table
+from pipeline.storage import Location
 
 THRESHOLD = 0.7
 SAMPLE = 1000
@@ -54,13 +54,13 @@ class TwinIndex:
         union = self._sizes + len(lines) - shared
         return np.flatnonzero((shared >= THRESHOLD * union) & (shared > 0)).tolist()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Location) -> None:
         """Keep the index for the workers."""
         rows = pa.table({"line": pa.array(self._lines, pa.binary()), "owner": pa.array(self._owners, pa.int32())})
         save_table(path, rows.replace_schema_metadata({"documents": str(len(self._sizes))}))
 
     @classmethod
-    def load(cls, path: Path) -> "TwinIndex":
+    def load(cls, path: Location) -> "TwinIndex":
         """What `save` wrote."""
         rows = load_table(path)
         documents = int(rows.schema.metadata[b"documents"])

@@ -1,16 +1,17 @@
-"""A folder in an object store (`s3://`, `gs://`, what else pyarrow knows), read only.
+"""A folder in an object store (`s3://`, `gs://`, what else pyarrow knows).
 
 Credentials come from where the store's own tools look for them. A store that cannot be reached, or falls silent, is an
 error after half a minute. Requests are tried again here and not within pyarrow, so that a program that is interrupted,
 or ends, waits for one attempt at most. Errors name the place and the way out, and hold no credentials.
 """
 
+import io
 import os
 import threading
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
@@ -28,6 +29,14 @@ _CREDENTIALS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_PROFILE, or GOO
 
 
 T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """An object: its name below the URL, its bytes, and when it was written (nanoseconds; 0: unknown)."""
+
+    name: str
+    size: int
+    mtime: int
 
 
 class Bucket:
@@ -56,9 +65,51 @@ class Bucket:
 
     def names(self, folder: str) -> list[str]:
         """The objects at any depth below a folder; none where there is no such folder."""
-        selector = fs.FileSelector(f"{self._root}/{folder}", recursive=True, allow_not_found=True)
+        return [entry.name for entry in self.entries(folder)]
+
+    def entries(self, folder: str) -> list[Entry]:
+        """The objects at any depth below a folder ("": below the URL), in order of their names."""
+        selector = fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
         found = self._ask(f"{self.shown}/{folder}", lambda: self._store.get_file_info(selector))
-        return sorted(info.path.removeprefix(f"{self._root}/") for info in found if info.is_file)
+        files = [(info.path.removeprefix(f"{self._root}/"), info) for info in found if info.is_file]
+        return sorted(Entry(name, info.size or 0, info.mtime_ns or 0) for name, info in files)
+
+    def entry(self, name: str) -> Entry | None:
+        """One object (""; the URL itself), or None where there is none."""
+        info = self._ask(f"{self.shown}/{name}", lambda: self._store.get_file_info(self._path(name)))
+        return Entry(name, info.size or 0, info.mtime_ns or 0) if info.is_file else None
+
+    def open(self, name: str) -> "RemoteFile":
+        """An object to read at any place, each read a request. Raises FileNotFoundError."""
+        place = f"{self.shown}/{name}"
+        source = self._ask(place, lambda: self._store.open_input_file(self._path(name)))
+        size = self._ask(place, source.size)
+        return RemoteFile(lambda length, offset: self._ask(place, lambda: source.read_at(length, offset)), size, place)
+
+    def write(self, name: str, source: BinaryIO) -> None:
+        """An object from a file, from its start: there whole, or not at all."""
+
+        def put() -> None:
+            source.seek(0)
+            with self._store.open_output_stream(self._path(name)) as target:
+                try:
+                    while block := source.read(CHUNK):
+                        target.write(block)
+                except BaseException:
+                    target.abort()
+                    raise
+
+        self._ask(f"{self.shown}/{name}", put, "written")
+
+    def remove(self, folder: str) -> None:
+        """Remove all objects below a folder, the folder's own mark included."""
+        for name in self.names(folder):
+            self._ask(f"{self.shown}/{name}", partial(self._store.delete_file, self._path(name)), "removed")
+        if self._store.get_file_info(self._path(folder)).type == fs.FileType.Directory:
+            self._ask(f"{self.shown}/{folder}", partial(self._store.delete_dir, self._path(folder)), "removed")
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
 
     def copy(self, name: str, size: int, digest: str, file: BinaryIO) -> str | None:
         """Copy an object of this size and sha256 (hex) into a file, from its start.
@@ -84,7 +135,7 @@ class Bucket:
         """No request is begun any more; each that would be raises ByteproxyError."""
         self._closed.set()
 
-    def _ask(self, place: str, request: Callable[[], T]) -> T:
+    def _ask(self, place: str, request: Callable[[], T], done: str = "read") -> T:
         """The answer to a request; FileNotFoundError where the store says so, else ByteproxyError."""
         for attempt in range(ATTEMPTS):
             if self._closed.wait(PAUSE * 2 ** (attempt - 1) if attempt else 0):
@@ -101,9 +152,42 @@ class Bucket:
         reason = self._url.scrub(reason).partition("\n")[0][:400]
         at = f" at {self._url.endpoint.rpartition('@')[2]}" if self._url.endpoint else ""
         raise ByteproxyError(
-            f"{place}: the store{at} cannot be read ({reason}). Check the URL, the network, the endpoint "
+            f"{place}: the store{at} cannot be {done} ({reason}). Check the URL, the network, the endpoint "
             f"(AWS_ENDPOINT_URL) and the credentials ({_CREDENTIALS})"
         )
+
+
+class RemoteFile(io.RawIOBase):
+    """An object as a file that is read. `read_at(length, offset)` gives the bytes there."""
+
+    def __init__(self, read_at: Callable[[int, int], bytes], size: int, name: str) -> None:
+        self._read_at, self.size, self.name, self._at = read_at, size, name, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self.size)[whence])
+        return self._at
+
+    def readall(self) -> bytes:
+        blocks = []
+        while self._at < self.size:
+            blocks.append(self._read_at(min(CHUNK, self.size - self._at), self._at))
+            self._at += len(blocks[-1])
+        return b"".join(blocks)
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._read_at(max(0, min(len(buffer), self.size - self._at)), self._at)
+        buffer[: len(block)] = block
+        self._at += len(block)
+        return len(block)
 
 
 class _Url:

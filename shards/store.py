@@ -73,15 +73,20 @@ def open_store(location: str | Path, cache: Path | None = None, cache_bytes: int
     text = str(location)
     if not is_remote(text):
         return LocalFiles(Path(text.removeprefix("file://")))
+    check_url(text)
+    from shards.remote import RemoteFiles
+
+    return RemoteFiles(text, cache or default_cache(text), cache_bytes)
+
+
+def check_url(text: str) -> None:
+    """Refuse a URL with credentials in it. Raises ByteproxyError."""
     url = urlsplit(text)
     if url.password or _SECRETS & parse_qs(url.query).keys():
         raise ByteproxyError(
             f"{url.scheme}://{url.hostname}{url.path}: credentials in the URL, which configs and logs would repeat. "
             "Give them by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the store's own configuration"
         )
-    from shards.remote import RemoteFiles
-
-    return RemoteFiles(text, cache or default_cache(text), cache_bytes)
 
 
 def default_cache(url: str) -> Path:
