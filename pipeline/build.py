@@ -10,21 +10,25 @@ from time import perf_counter
 from typing import Any, cast
 
 from pipeline import graph
+from pipeline.card import card
+from pipeline.command import command_of
 from pipeline.config import BuildConfig
-from pipeline.encode import EncodeTask, libraries_of, load_codec_of, load_shard_facts
+from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
 from pipeline.fit import choose_sample, fit_view, needs_fit
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.progress import Watch
-from pipeline.publish import REPORT, SCRATCH, finished_set, locked, prepare, publish
+from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish
 from pipeline.records import load_table, places
-from pipeline.report import by_language, card, pretty, summary, view_facts
+from pipeline.report import REPORT, Report, describe, pretty
 from pipeline.reuse import copy_codec
 from pipeline.rules import unhelpful
 from pipeline.runner import check_runner, run_graph
 from pipeline.scratch import Scratch, load_all, load_json, save_json
 from pipeline.sources import read_again
 from pipeline.split import Layout
+from pipeline.statistics import merged
 from pipeline.storage import absolute, name_of, open_file
+from pipeline.summary import summary
 from pipeline.twins import SAMPLE, TwinIndex
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
@@ -66,7 +70,8 @@ class _Build:
 
     def __init__(self, config: BuildConfig, inventory: Inventory, scratch: Scratch) -> None:
         self.config, self.inventory, self.scratch = config, inventory, scratch
-        self.seconds: dict[str, float] = {}
+        kept = scratch.survey("timing")
+        self.timing: dict[str, dict[str, float]] = load_json(kept) if kept.exists() else {}
 
     def run(self) -> None:
         """Survey, fit, encode, publish."""
@@ -75,10 +80,10 @@ class _Build:
         self.fit()
         self.encode()
         manifest, report = self.describe()
-        report["seconds"] |= {"total": perf_counter() - begin}
-        texts = {REPORT: pretty(report), "README.md": card(manifest, report)}
+        report["timing"]["total"] = perf_counter() - begin
+        texts = {REPORT: pretty(report), "README.md": card(report)}
         publish(self.scratch, self.config.out, manifest, texts)
-        print(summary(manifest, report, str(self.config.out)))
+        print(summary(report, str(self.config.out)))
 
     def survey(self) -> None:
         """Read every document once: which are kept, in which split and block, and why the others are not."""
@@ -87,14 +92,14 @@ class _Build:
             workers = self.config.workers if self.inventory.bytes > SURVEY_ALONE else 1
             with Watch(self.scratch.progress, "survey", "survey", self.inventory.bytes) as watch:
                 self._run(lambda root: graph.survey(root, self.inventory, self.config, self.scratch), workers)
-            self.seconds["survey"] = watch.seconds
+            self._took("survey", watch.seconds, self.inventory.bytes)
             save_json(done, True)
         self.rejected = load_all(self.scratch.rejected_facts(0).parent)
         beside = self.scratch.survey("found")
         self.found = self.inventory.found + (load_json(beside) if beside.exists() else 0)
         self._warn()
         if not self.scratch.survey("plan").exists():
-            reasons = ", ".join(f"{reason} {count}" for reason, (count, _) in self._reasons().items())
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons().items())
             what = f"no documents left of {self.found} found{f' ({reasons})' if reasons else ''}"
             raise ByteproxyError(f"{', '.join(self.config.corpus)}: {what}")
         plan = load_json(self.scratch.survey("plan"))
@@ -126,7 +131,7 @@ class _Build:
                     fitted.append(fit_view(spec, chosen, self.scratch.staged))
             else:
                 fitted.append(fit_view(spec, [], self.scratch.staged))
-        self.seconds["fit"] = perf_counter() - begin
+        self._took("fit", perf_counter() - begin)
         self.views, self.codecs = tuple(view for view, _ in fitted), [codec for _, codec in fitted]
         save_json(kept, [vars(view) for view in self.views])
 
@@ -146,7 +151,7 @@ class _Build:
         blocks = [(block["split"], block["block"]) for block in order]
         with Watch(self.scratch.progress, "encode", "encode", size) as watch:
             self._run(lambda root: graph.encode(root, blocks, task), config.workers)
-        self.seconds["encode"] = watch.seconds
+        self._took("encode", watch.seconds, size)
 
     def describe(self) -> tuple[Manifest, dict[str, Any]]:
         """The manifest and the report. Raises ByteproxyError if a document was lost."""
@@ -175,33 +180,25 @@ class _Build:
         )
         return manifest, self._report(manifest)
 
-    def _report(self, manifest: Manifest) -> dict[str, Any]:
+    def _report(self, manifest: Manifest) -> Report:
         facts = load_all(self.scratch.block_facts("train", 0).parent)
-        libraries = {
-            view.name: {
-                "encode": sum(block["seconds"][view.name][0] for block in facts),
-                "decode": sum(block["seconds"][view.name][1] for block in facts),
-            }
-            for view in self.views
+        names = [corpus.name for corpus in corpora(self.config.corpus)]
+        rejected = (part["reasons"] for part in self.rejected)
+        report = describe(manifest, names, command_of(self.config, names), facts, rejected)
+        report["inputs"]["fingerprint"] = self.inventory.fingerprint
+        report["twins"] = self._twins(facts)
+        report["timing"] = {
+            "stages": self.timing,
+            "codecs": codec_seconds(self.views, facts),
+            "blocks": sum(block["total"] for block in facts),
+            "statistics": sum(block["gathering"] for block in facts),
         }
-        return {
-            "identity": manifest.identity,
-            "config": manifest.config,
-            "corpus": list(self.config.corpus),
-            "inputs": {"fingerprint": self.inventory.fingerprint, **manifest.inputs},
-            "bytes": manifest.counts["bytes"],
-            "splits": {
-                split: {"documents": layout.documents, "bytes": layout.bytes, "shards": layout.shards}
-                for split, layout in self.layouts.items()
-            },
-            "languages": by_language(self.blocks),
-            "views": view_facts(manifest),
-            "rejected": self._reasons(),
-            "twins": self._twins(facts),
-            "checked": sum(block["checked"] for block in facts),
-            "seconds": {**self.seconds, "codecs": libraries, "blocks": sum(block["total"] for block in facts)},
-            "workers": self.config.workers,
-        }
+        return report | {"workers": self.config.workers}
+
+    def _took(self, stage: str, seconds: float, size: int = 0) -> None:
+        """Note a stage's time, also for a build that goes on from here."""
+        self.timing[stage] = {"seconds": seconds, "bytes": size}
+        save_json(self.scratch.survey("timing"), self.timing)
 
     def _index_twins(self) -> None:
         """Choose a sample of val and index its lines for the workers."""
@@ -231,19 +228,15 @@ class _Build:
             digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
             return RejectedFile(part["path"], part["rows"], file.tell(), digest)
 
-    def _reasons(self) -> dict[str, list[int]]:
-        """Documents and bytes left out, by reason, the most frequent first."""
-        sums: dict[str, list[int]] = {}
-        for part in self.rejected:
-            for reason, numbers in part["reasons"].items():
-                sums[reason] = [a + b for a, b in zip(sums.get(reason, [0, 0]), numbers, strict=True)]
-        return dict(sorted(sums.items(), key=lambda item: (-item[1][0], item[0])))
+    def _reasons(self) -> dict[str, int]:
+        """Documents left out, by reason, the most frequent first."""
+        counts = merged(part["reasons"] for part in self.rejected)
+        return dict(sorted(((r, c["documents"]) for r, c in counts.items()), key=lambda item: (-item[1], item[0])))
 
     def _warn(self) -> None:
         """Say which rules of cleaning kept nothing or left out nothing: the one is an error, the other may be."""
         seen = self.scratch.survey("seen")
-        left_out = {reason: count for reason, (count, _) in self._reasons().items()}
-        for line in unhelpful(load_json(seen) if seen.exists() else {}, left_out):
+        for line in unhelpful(load_json(seen) if seen.exists() else {}, self._reasons()):
             _say(f"warning: {line}")
 
     def _run(self, fill: Any, workers: int) -> None:

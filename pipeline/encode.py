@@ -5,7 +5,7 @@ every view and, by default, decodes it and compares.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from time import perf_counter
@@ -20,6 +20,7 @@ from pipeline.relay import relayed
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.sources import read_many
 from pipeline.split import Layout
+from pipeline.statistics import block_statistics
 from pipeline.storage import Location, local_folder, writing
 from pipeline.twins import TwinIndex
 from shards.codecs import Codec, load_codec
@@ -48,6 +49,17 @@ def libraries_of(codecs: Iterable[Codec]) -> dict[str, str]:
     for codec in codecs:
         found |= codec.libraries()
     return dict(sorted(found.items()))
+
+
+def codec_seconds(views: Iterable[View], blocks: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """By view: the seconds that the codec took to encode, and to decode, over all blocks' facts."""
+    return {
+        view.name: {
+            name: sum(block["seconds"][view.name][number] for block in blocks)
+            for number, name in enumerate(("encode", "decode"))
+        }
+        for view in views
+    }
 
 
 class EncodeBlock(beam.DoFn):
@@ -107,9 +119,19 @@ class EncodeBlock(beam.DoFn):
                 twins.update(self.twins.twins_of(raw))
             documents.append(Document(raw, source, path, language, licence, None, encoded))
             self.counter.add(1, len(raw))
-        save_table(scratch.block(split, block), table_of(documents, views))
-        facts = {"documents": len(documents), "checked": checked, "seconds": seconds, "twins": sorted(twins)}
-        save_json(scratch.block_facts(split, block), facts | {"total": perf_counter() - begin})
+        encoded_block = table_of(documents, views)
+        save_table(scratch.block(split, block), encoded_block)
+        facts = {
+            "split": split,
+            "documents": len(documents),
+            "checked": checked,
+            "seconds": seconds,
+            "twins": sorted(twins),
+        }
+        started = perf_counter()
+        facts["statistics"] = block_statistics(encoded_block, views)
+        ended = perf_counter()
+        save_json(scratch.block_facts(split, block), facts | {"gathering": ended - started, "total": ended - begin})
 
     def _is_checked(self, identity: bytes) -> bool:
         share = self.task.check

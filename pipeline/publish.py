@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.report import REPORT
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.storage import Location, remove_tree, write_whole
 from shards.errors import ByteproxyError
 from shards.manifest import MANIFEST_NAME, Manifest, sync_folder
 
 SCRATCH = ".build"
-REPORT = "report.json"
 FOLDERS = ("codecs", "train", "val", "rejected")  # what a build makes, and may replace where no manifest holds it
 ORPHAN_SECONDS = 20.0
 

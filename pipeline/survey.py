@@ -25,11 +25,11 @@ from pipeline.scratch import Scratch, save_json
 from pipeline.sources import read_files, read_lines
 from pipeline.split import BUCKETS, Layout, bucket_bytes, choose_val, group_buckets
 from pipeline.spool import spool_name, unpack_file
+from pipeline.statistics import UNKNOWN, rejection_statistics
 from pipeline.storage import Location, name_of, writing
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 
-UNKNOWN = "unknown"  # how reports call the language of a document that has none
 SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 
 
@@ -274,7 +274,7 @@ class KeyRejected(beam.DoFn):
 
 
 class SaveRejected(beam.DoFn):
-    """(number, rejections) -> a Parquet file of the set, and counts by reason in scratch."""
+    """(number, rejections) -> a Parquet file of the set, and their counts and examples by reason in scratch."""
 
     def __init__(self, files: int, scratch: Scratch) -> None:
         self.files, self.scratch = files, scratch
@@ -285,10 +285,8 @@ class SaveRejected(beam.DoFn):
         rows = unpack(parts).sort_by([(name, "ascending") for name in REJECTED.names])
         name = f"rejected/part-{number:05d}-of-{self.files:05d}.parquet"
         write_parquet(self.scratch.staged / name, rows)
-        sums = rows.group_by("reason").aggregate([("size", "sum"), ("reason", "count")])
-        facts = zip(*(sums[c].to_pylist() for c in ("reason", "reason_count", "size_sum")), strict=True)
-        reasons = {reason: [count, size or 0] for reason, count, size in facts}
-        save_json(self.scratch.rejected_facts(number), {"path": name, "rows": rows.num_rows, "reasons": reasons})
+        facts = {"path": name, "rows": rows.num_rows, "reasons": rejection_statistics(rows)}
+        save_json(self.scratch.rejected_facts(number), facts)
 
 
 def write_parquet(path: Location, rows: pa.Table) -> None:

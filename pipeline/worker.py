@@ -34,9 +34,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end is ours
     with lock.open("ab") as file, Path(os.devnull).open("wb") as nowhere:
         fcntl.flock(file, fcntl.LOCK_SH)
+        logging.disable(logging.CRITICAL)
         from apache_beam.runners.worker import sdk_worker_main
 
-        logging.disable(logging.CRITICAL)
         for output in (1, 2):  # Beam prints the tracebacks of errors that the parent gets anyhow and shows as one line
             os.dup2(nowhere.fileno(), output)
         sdk_worker_main.main(sys.argv)

@@ -83,15 +83,16 @@ def main() -> None:
     print(f"the libraries together: {libraries:.2f} s, {1000 * libraries / megabytes:.1f} ms a MB\n")
     base = None
     for workers, report in reports.items():
-        seconds = report["seconds"]
-        work = report["wall"] - seconds["fit"]
+        timing = report["timing"]
+        fit = timing["stages"]["fit"]["seconds"]
+        work = report["wall"] - fit
         base = base or work
         print(
-            f"{workers} workers: {report['wall']:.2f} s in all, {seconds['fit']:.2f} s of it fitting; without fitting "
+            f"{workers} workers: {report['wall']:.2f} s in all, {fit:.2f} s of it fitting; without fitting "
             f"{work:.2f} s = {work / libraries:.2f} x the libraries, {1000 * work / megabytes:.1f} ms a MB; "
             f"{base / work:.2f} times the first's speed"
         )
-        print("    " + json.dumps(seconds))
+        print("    " + json.dumps(timing))
 
 
 if __name__ == "__main__":

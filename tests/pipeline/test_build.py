@@ -121,6 +121,9 @@ def test_two_workers_and_another_place_of_the_corpus_give_the_same_bytes(
         == 0
     )
     assert digests(tmp_path / "set") == digests(built)
+    one, two = (json.loads((folder / "report.json").read_text()) for folder in (built, tmp_path / "set"))
+    assert {key for key in one if one[key] != two[key]} == {"inputs", "timing", "workers"}
+    assert one["inputs"]["digest"] == two["inputs"]["digest"]
 
 
 def test_the_order_in_which_inputs_are_named_changes_no_byte(code: Path, tmp_path: Path) -> None:
@@ -196,7 +199,7 @@ def test_val_shares_no_group_with_train(code: Path, tmp_path: Path) -> None:
     assert run_build(code, tmp_path / "set") == 0
     opened = ShardSet.open(tmp_path / "set")
     report = json.loads((tmp_path / "set" / "report.json").read_text())
-    total = report["bytes"]
+    total = report["counts"]["bytes"]
     assert 0.005 <= report["splits"]["val"]["bytes"] / total <= 0.05
     sizes: dict[str, int] = {}
     for path in code.rglob("*.py"):
