@@ -11,7 +11,7 @@ from shards.codecs import ViewSpec, codec_class
 
 def command_of(config: BuildConfig, corpus: Sequence[str]) -> str:
     """A command line that parses to this config; `corpus`: the inputs' names. Flags are named like the config's fields,
-    and left out where they say what would be so anyhow.
+    and left out where they say what would be so anyhow. The set that codecs were taken from is written SET.
     """
     words = ["python", "-m", "pipeline", "build", ",".join(sorted(corpus))]
     for field in dataclasses.fields(config):
@@ -26,6 +26,8 @@ def _flags(config: BuildConfig, flag: str, value: Any) -> Iterator[str]:
         yield from (flag, " ".join(map(_view, value)))
     elif flag == "--languages":
         yield from (flag, " ".join(value)) if config.narrowed else ()
+    elif flag == "--codecs":
+        yield from ("--codecs-from", "SET")
     elif isinstance(value, bool):
         yield flag
     elif flag.endswith("-bytes") and value % (1 << 20) == 0:

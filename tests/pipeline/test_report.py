@@ -161,7 +161,19 @@ def test_examples_and_values_do_not_depend_on_how_rejections_are_dealt_out(built
         [],
         ["--views", "sentencepiece:vocab=512 small=zstd:level=1,dictionary=64k gzip"],
         ["--languages", "py c", "--exclude", "*_pb2.py", "--exclude", "a b", "--max-bytes", "300k", "--keep-binary"],
-        ["--val-fraction", "0.031", "--seed", "7", "--shard-bytes", "1M", "--sample-bytes", "99", "--workers", "1"],
+        [
+            "--val-fraction",
+            "0.031",
+            "--seed",
+            "7",
+            "--shard-bytes",
+            "1M",
+            "--sample-bytes",
+            "99",
+            "--sample-rate",
+            "0.5",
+        ],
+        ["--limit", "1048576", "--row-group-bytes", "3M"],
     ],
 )
 def test_the_command_in_the_report_asks_for_the_same_set(
