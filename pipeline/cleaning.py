@@ -22,6 +22,14 @@ class Cleaning:
             given["licences"] = list(self.rules.licences)
         return given
 
+    def flags(self) -> list[str]:
+        """The words of a command line that ask for this."""
+        if self.rules.limits == parse_rules(True, [], [], "").limits:
+            words = ["--clean"]
+        else:
+            words = [word for name, limit in self.rules.limits for word in ("--rule", f"{name}={limit!r}")]
+        return words + (["--licences", " ".join(self.rules.licences)] if self.rules.licences else [])
+
     def stages(self) -> dict[str, int]:
         """The versions of the algorithms in use."""
         return {"rules": 1} if self.rules.limits else {}

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.cleaning import Cleaning
 from pipeline.config import BuildConfig
 from shards.codecs import ViewSpec, codec_class
 
@@ -28,6 +29,8 @@ def _flags(config: BuildConfig, flag: str, value: Any) -> Iterator[str]:
         yield from (flag, " ".join(value)) if config.narrowed else ()
     elif flag == "--codecs":
         yield from ("--codecs-from", "SET")
+    elif isinstance(value, Cleaning):
+        yield from value.flags()
     elif isinstance(value, bool):
         yield flag
     elif flag.endswith("-bytes") and value % (1 << 20) == 0:

@@ -173,6 +173,8 @@ def test_examples_and_values_do_not_depend_on_how_rejections_are_dealt_out(built
             "--sample-rate",
             "0.5",
         ],
+        ["--clean"],
+        ["--clean", "--rule", "longest-line=500.5", "--no-rule", "bytes", "--licences", "permissive"],
         ["--limit", "1048576", "--row-group-bytes", "3M"],
     ],
 )
