@@ -93,8 +93,8 @@ def describe(
     blocks: Sequence[Mapping[str, Any]],
     rejected: Iterable[Mapping[str, Any]],
 ) -> Report:
-    """All of a report that is no matter of time. `blocks` are the facts of blocks as `EncodeBlock` leaves them, `rejected`
-    the statistics of the files of rejected/.
+    """All of a report that is no matter of time. `blocks` are the facts of blocks as `EncodeBlock` leaves them,
+    `rejected` the statistics of the files of rejected/.
     """
     by_split = {
         split: merged(facts["statistics"] for facts in blocks if facts["split"] == split) for split in manifest.splits
