@@ -21,7 +21,10 @@ CORPUS is one or more of these, separated by commas:
   a folder          every file below it is a document; symlinks are never followed; folders of version control and
                     caches (.git, __pycache__, ...) are not entered, and nothing in them is counted
   FILE.jsonl        a document a line, its text under "text" or "content"; path, language, licence (license) and
-                    source (repo_name) are kept; FILE.jsonl.gz and FILE.jsonl.zst are unpacked into OUT/.build
+                    source (repo_name) are kept; FILE.jsonl.gz (.zst, .bz2, .xz) is unpacked into OUT/.build
+  FILE.tar FILE.zip an archive (also .tar.gz, .tar.bz2, .tar.xz, .tar.zst and their short names, .whl, .jar): every file
+                    in it is a document. Nothing is ever written under a name from an archive, links are not followed,
+                    and archives within it are not opened
   'data/*.jsonl'    a pattern
   s3://… gs://…     an object or all below a name, in a store; credentials from the environment
 """
@@ -102,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="text a worker encodes at a time (default: 8M); changes no byte of the set",
     )
+    _input_flags(add)
     _smaller_flags(add)
     add(
         "--check",
@@ -112,6 +116,18 @@ def parser() -> argparse.ArgumentParser:
     )
     add_flags(flags)
     return top
+
+
+def _input_flags(add: Callable[..., object]) -> None:
+    """How inputs are read."""
+    add(
+        "--max-expansion",
+        type=int,
+        default=200,
+        metavar="N",
+        help="give up on a compressed file or archive, keeping what came before, when more than N times its own bytes "
+        "come out of it (and more than 16 MB): a bomb (default: 200)",
+    )
 
 
 def _smaller_flags(add: Callable[..., object]) -> None:
@@ -171,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exclude=tuple(sorted(set(flags.exclude))),
         max_bytes=parse_bytes(flags.max_bytes),
         keep_binary=flags.keep_binary,
+        max_expansion=flags.max_expansion,
         val_fraction=flags.val_fraction,
         seed=flags.seed,
         shard_bytes=parse_bytes(flags.shard_bytes),

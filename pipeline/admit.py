@@ -19,11 +19,12 @@ class Known(NamedTuple):
     licence: str | None
     grouping: str | None  # folders to split by, see records.RECORD
     place: Place  # where its bytes can be read again
+    number: int = 0  # which of its input's, see records.RECORD
 
 
 def admit(raw: bytes, known: Known, filters: Filters, rows: list[Row], rejected: list[Rejection]) -> None:
     """Judge a document: its record goes to `rows`, or why it is left out to `rejected`."""
-    name, source, path, language, licence, grouping, place = known
+    name, source, path, language, licence, grouping, place, number = known
     source = source or name
     identity = document_id(raw)
     verdict = (
@@ -33,8 +34,8 @@ def admit(raw: bytes, known: Known, filters: Filters, rows: list[Row], rejected:
         or filters.by_rules(raw, language, licence)
     )
     if verdict is not None:
-        where = shown_place(source, path, name, place.offset)
+        where = shown_place(source, path, name, number)
         rejected.append(Rejection(source, where, identity, len(raw), *verdict))
         return
     described = (source, path, language, licence, grouping, len(raw), name)
-    rows.append((identity, *described, place.offset, place.length, place.file, place.form))
+    rows.append((identity, *described, place.offset, place.length, place.file, place.form, number))

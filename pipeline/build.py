@@ -15,6 +15,7 @@ from pipeline.command import command_of
 from pipeline.config import BuildConfig
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
 from pipeline.fit import choose_sample, fit_view, needs_fit
+from pipeline.formats import stem_of
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.progress import Watch
 from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish
@@ -250,9 +251,7 @@ def _block(facts: Mapping[str, Any]) -> tuple[str, int]:
 def default_out(corpus: str) -> Path:
     """data/<name of the first corpus>."""
     name = corpus.partition("?")[0].rstrip("/").rpartition("/")[2] if is_remote(corpus) else Path(corpus).resolve().name
-    for suffix in (".gz", ".zst", ".jsonl", ".ndjson"):
-        name = name.removesuffix(suffix)
-    return Path("data") / (name or "corpus")
+    return Path("data") / (stem_of(name) or "corpus")
 
 
 def _say(text: str) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 from pipeline.cleaning import NO_CLEANING, Cleaning
 from pipeline.storage import Location
+from pipeline.streams import EXPANSION
 from shards.codecs import ViewSpec, codec_class, parse_view
 from shards.errors import ByteproxyError
 
 DEFAULT_VIEWS = "sentencepiece gzip zstd brotli"
 
 # The versions of the algorithms that decide a set's documents, order and bytes: raise one when its results change.
-STAGES = {"read": 1, "languages": 1, "filter": 1, "deduplicate": 1, "choose": 1, "split": 1, "sample": 1, "shard": 1}
+STAGES = {"read": 2, "languages": 1, "filter": 1, "deduplicate": 1, "choose": 1, "split": 1, "sample": 1, "shard": 1}
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class BuildConfig:
     exclude: tuple[str, ...] = ()
     max_bytes: int = 16 << 20
     keep_binary: bool = False
+    max_expansion: int = EXPANSION
     val_fraction: float = 0.02
     seed: int = 0
     shard_bytes: int = 128 << 20
@@ -49,6 +51,7 @@ class BuildConfig:
         check_range("--val-fraction", self.val_fraction, 0.005, 0.05)
         check_range("--check", self.check, 0.0, 1.0)
         check_range("--max-bytes", self.max_bytes, 1, 1 << 30)
+        check_range("--max-expansion", self.max_expansion, 1, 1 << 30)
         check_range("--row-group-bytes", self.row_group_bytes, 1 << 16, 1 << 30)
         check_range("--shard-bytes", self.shard_bytes, 1 << 16, 1 << 40)
         check_range("--block-bytes", self.block_bytes, 1 << 10, 1 << 30)

@@ -1,4 +1,4 @@
-"""Exact duplicates: of the documents with one id the first by (source, path, input, offset) stays, whoever came first.
+"""Exact duplicates: of the documents with one id the first by (source, path, input, number) stays, whoever came first.
 
 Works on a bucket at a time, a bucket being a range of ids: all documents of one id are in the same.
 """
@@ -38,7 +38,7 @@ def cut_by_range(records: pa.Table, ranges: int) -> list[tuple[int, pa.Table]]:
 
 def deduplicate(records: pa.Table) -> tuple[pa.Table, pa.Table]:
     """(documents that stay, sorted by id; rejections of the others) of one bucket."""
-    keys = ["id", "source", "path", "input", "offset"]
+    keys = ["id", "source", "path", "input", "number"]
     order = [(key, "ascending") for key in keys]
     ordered = records.sort_by(order)  # a null path sorts last
     ids = _ids(ordered).view("V16").reshape(-1)
@@ -47,7 +47,7 @@ def deduplicate(records: pa.Table) -> tuple[pa.Table, pa.Table]:
     winners = ordered.filter(pa.array(first))
     losers = ordered.filter(pa.array(~first))
     winner_of = np.cumsum(first)[~first] - 1
-    columns = (winners.take(pa.array(winner_of))[name].to_pylist() for name in ("source", "path", "input", "offset"))
+    columns = (winners.take(pa.array(winner_of))[name].to_pylist() for name in ("source", "path", "input", "number"))
     values = [f"of {row[0]}/{shown_place(*row)}" for row in zip(*columns, strict=True)]
     return winners, rejections(losers, "duplicate", values)
 

@@ -37,6 +37,7 @@ from pipeline.survey import (
     make_plan,
     sum_counts,
 )
+from pipeline.unsought import ReadOptions, as_item
 
 GUESSED_DOCUMENT_BYTES = 4096  # of a JSONL file, to choose numbers of parts
 REJECTED_ROWS = 1_000_000  # at most about so many rows a file of rejected/
@@ -46,18 +47,20 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     """Read every document once and leave in scratch: blocks of records, the split's plan, the sample, the rejected."""
     languages = frozenset(config.languages)
     filters = Filters(languages, config.narrowed, config.max_bytes, config.keep_binary, config.cleaning.rules)
+    options = ReadOptions(config.exclude, config.max_expansion)
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS
 
     unpacked = (
         root
         | "inputs" >> beam.Create(list(_work_items(inventory)), reshuffle=False)
-        | "unpack" >> beam.ParDo(Unpack(scratch)).with_outputs("rejected", "found", main="items")
+        | "unpack" >> beam.ParDo(Unpack(scratch, config.max_expansion)).with_outputs("rejected", "found", main="items")
     )
     read = (
         unpacked.items
         | "spread" >> beam.Reshuffle()
-        | "read" >> beam.ParDo(Read(filters, ranges, scratch)).with_outputs("rejected", "found", "seen", main="records")
+        | "read"
+        >> beam.ParDo(Read(filters, options, ranges, scratch)).with_outputs("rejected", "found", "seen", main="records")
     )
     unique = (
         read.records
@@ -128,6 +131,7 @@ def _work_items(inventory: Inventory) -> Iterator[tuple[Any, ...]]:
     for kind, items in (("packed", inventory.packed), ("files", inventory.files), ("lines", inventory.lines)):
         for item in items:
             yield kind, *item
+    yield from map(as_item, inventory.unsought)
 
 
 def _total_bytes(packed: bytes) -> int:

@@ -14,11 +14,13 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.formats import KNOWN, kind_of
 from pipeline.records import Rejection
 from pipeline.storage import Location, RemotePath, absolute, join, location, name_of
 from shards.errors import ByteproxyError
@@ -27,8 +29,7 @@ from shards.store import is_remote
 EXCLUDED = (
     ".git", ".hg", ".svn", ".bzr", "CVS", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".tox", ".nox",
 )  # fmt: skip
-JSONL = (".jsonl", ".ndjson")
-COMPRESSED = (".gz", ".zst")
+ZIP_PART_BYTES = 64 << 20  # a work item of a zip
 ITEM_BYTES = 8 << 20  # a work item of files, or a range of lines
 ITEM_FILES = 512
 
@@ -58,6 +59,19 @@ class Packed(NamedTuple):
     file: bytes
 
 
+class Archive(NamedTuple):
+    """A tar or a zip, or the `part`th of `parts` of a zip."""
+
+    input: str
+    file: bytes
+    part: int
+    parts: int
+    size: int  # bytes of the input that it stands for
+
+
+Unsought = Archive  # what cannot be sought, and is spooled document by document
+
+
 @dataclass
 class Inventory:
     """All there is to read. `found` counts what was listed; the lines of JSONL files come on top."""
@@ -65,6 +79,7 @@ class Inventory:
     files: list[Files] = field(default_factory=list)
     lines: list[Lines] = field(default_factory=list)
     packed: list[Packed] = field(default_factory=list)
+    unsought: list[Unsought] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     found: int = 0
     bytes: int = 0  # of all files
@@ -140,8 +155,13 @@ def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Locatio
             digest.update(repr((corpus.name, size, mtime)).encode())
             inventory.bytes += size
             inventory.line_bytes += size
-            if corpus.path.name.endswith(COMPRESSED):
+            kind = kind_of(corpus.path.name)
+            if kind == "packed":
                 inventory.packed.append(Packed(corpus.name, root))
+            elif kind in ("tar", "zip"):
+                parts = -(-size // ZIP_PART_BYTES) or 1 if kind == "zip" else 1
+                share = size // parts
+                inventory.unsought += [Archive(corpus.name, root, part, parts, share) for part in range(parts)]
             else:
                 inventory.lines += line_ranges(corpus.name, root, size)
     inventory.fingerprint = digest.hexdigest()
@@ -240,6 +260,17 @@ def _excluder(patterns: Sequence[str]) -> Callable[[bytes], bool]:
     return excluded
 
 
+def member_excluder(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Is a file of an archive or repository excluded, by its own name or that of a folder that it is in?"""
+    excluded = _excluder([*EXCLUDED, *patterns])
+
+    @lru_cache(maxsize=4096)
+    def within(folder: str) -> bool:
+        return bool(folder) and (within(folder.rpartition("/")[0]) or excluded(folder.encode()))
+
+    return lambda path: within(path.rpartition("/")[0]) or excluded(path.encode())
+
+
 def _corpus_path(spec: str) -> Path:
     path = Path(spec).resolve()
     try:
@@ -251,12 +282,8 @@ def _corpus_path(spec: str) -> Path:
         raise ByteproxyError(f"corpus {spec}: {error.strerror}") from None
     if not stat.S_ISREG(mode):
         raise ByteproxyError(f"corpus {spec}: neither a folder nor a regular file")
-    stem = path.with_suffix("") if path.suffix in COMPRESSED else path
-    if stem.suffix not in JSONL:
-        raise ByteproxyError(
-            f"corpus {spec}: a file is expected to be JSONL ({' '.join(JSONL)}, and these with "
-            f"{' or '.join(COMPRESSED)}); for source files name their folder"
-        )
+    if kind_of(path.name) is None:
+        raise ByteproxyError(f"corpus {spec}: a file is expected to be {KNOWN}; for source files name their folder")
     if not os.access(path, os.R_OK):
         raise ByteproxyError(f"corpus {spec}: Permission denied")
     return path

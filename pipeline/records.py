@@ -24,11 +24,12 @@ RECORD = pa.schema(
         pa.field("licence", pa.utf8()),
         pa.field("grouping", pa.utf8()),  # folders to split by, outermost first, joined by "/"; null: by itself
         pa.field("size", pa.int64()),  # bytes
-        pa.field("input", pa.utf8()),  # the input's name, and for a file of many documents ...
-        pa.field("offset", pa.int64()),  # ... where the document begins in it
+        pa.field("input", pa.utf8()),  # the input's name
+        pa.field("offset", pa.int64()),  # where the document begins in `file`
         pa.field("length", pa.int64()),  # bytes to read there; of a whole file 0
         pa.field("file", pa.binary()),  # what to open: absolute, as the operating system spells it
         pa.field("form", pa.int8()),
+        pa.field("number", pa.int64()),  # which of its input's: line's offset, row, member; of a whole file 0
     ]
 )
 
@@ -112,13 +113,13 @@ def places(records: pa.Table) -> Iterator[Place]:
 
 def rejections(records: pa.Table, reason: str, values: Sequence[str]) -> pa.Table:
     """Records as documents left out for one reason, each with its value."""
-    columns = (records[name].to_pylist() for name in ("source", "path", "input", "offset"))
+    columns = (records[name].to_pylist() for name in ("source", "path", "input", "number"))
     where = [shown_place(*row) for row in zip(*columns, strict=True)]
     sources, sizes = records["source"].to_pylist(), records["size"].to_pylist()
     left = zip(sources, where, records["id"].to_pylist(), sizes, [reason] * len(where), values, strict=True)
     return table(list(left), REJECTED)
 
 
-def shown_place(source: str, path: str | None, name: str, offset: int) -> str:
+def shown_place(source: str, path: str | None, name: str, number: int) -> str:
     """Where a document is, for people and for `rejected/`: its path, or the place in its input."""
-    return path if path is not None else f"{name}@{offset}"
+    return path if path is not None else f"{name}@{number}"

@@ -93,7 +93,9 @@ def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection
                 continue
             raw, source, path, language, licence = fields
             place = Place(item.file, offset, length, JSON_LINE)
-            known = Known(item.input, source, path, language, licence, _grouping(source, path, item.input), place)
+            known = Known(
+                item.input, source, path, language, licence, _grouping(source, path, item.input), place, offset
+            )
             admit(raw, known, filters, rows, rejected)
     return rows, rejected
 

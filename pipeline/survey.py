@@ -18,6 +18,7 @@ from pipeline.config import BuildConfig
 from pipeline.dedup import cut_by_range, deduplicate
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, Packed, line_ranges
+from pipeline.intake import Batch
 from pipeline.progress import Counter
 from pipeline.records import RECORD, REJECTED, pack, save_table, table, unpack
 from pipeline.relay import relayed
@@ -27,6 +28,7 @@ from pipeline.split import BUCKETS, Layout, bucket_bytes, choose_val, group_buck
 from pipeline.spool import spool_name, unpack_file
 from pipeline.statistics import UNKNOWN, rejection_statistics
 from pipeline.storage import Location, name_of, writing
+from pipeline.unsought import ReadOptions, read_unsought, size_of_item
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 
@@ -36,8 +38,8 @@ SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 class Unpack(beam.DoFn):
     """A compressed input -> ranges of its lines in scratch; faults -> `rejected`, `found`. Other items as they are."""
 
-    def __init__(self, scratch: Scratch) -> None:
-        self.scratch = scratch
+    def __init__(self, scratch: Scratch, expansion: int) -> None:
+        self.scratch, self.expansion = scratch, expansion
 
     @relayed
     def process(self, item: tuple[Any, ...]) -> list[Any]:
@@ -48,7 +50,7 @@ class Unpack(beam.DoFn):
             return [item]
         packed = Packed(*parts)
         target = self.scratch.spool(spool_name(packed))
-        size, rejection = unpack_file(packed, target)
+        size, rejection = unpack_file(packed, target, self.expansion)
         ranges = [("lines", *part) for part in line_ranges(packed.input, name_of(target), size)]
         if rejection is None:
             return ranges
@@ -56,13 +58,13 @@ class Unpack(beam.DoFn):
 
 
 class Read(beam.DoFn):
-    """A work item -> (range of ids, records); rejections -> `rejected`; number of lines -> `found`.
+    """A work item -> (range of ids, records); rejections -> `rejected`; documents that were not listed -> `found`.
 
     To `seen`: how many documents each rule was held against.
     """
 
-    def __init__(self, filters: Filters, ranges: int, scratch: Scratch) -> None:
-        self.filters, self.ranges, self.scratch = filters, ranges, scratch
+    def __init__(self, filters: Filters, options: ReadOptions, ranges: int, scratch: Scratch) -> None:
+        self.filters, self.options, self.ranges, self.scratch = filters, options, ranges, scratch
 
     def setup(self) -> None:
         self.counter = Counter(self.scratch.progress, "survey")
@@ -70,20 +72,29 @@ class Read(beam.DoFn):
     @relayed
     def process(self, item: tuple[Any, ...]) -> list[Any]:
         kind, *parts = item
+        batches: Iterable[Batch]
         if kind == "files":
             files = Files(*parts)
-            rows, rejected = read_files(files, self.filters)
+            batches = [read_files(files, self.filters)]
             size = files.size
-        else:
+        elif kind == "lines":
             lines = Lines(*parts)
-            rows, rejected = read_lines(lines, self.filters)
+            batches = [read_lines(lines, self.filters)]
             size = lines.end - lines.start
-        self.counter.add(len(rows), size)
-        results: list[Any] = [(number, pack(cut)) for number, cut in cut_by_range(table(rows, RECORD), self.ranges)]
-        if rejected:
-            results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
-        if kind == "lines":
-            results.append(TaggedOutput("found", len(rows) + len(rejected)))
+        else:
+            batches = read_unsought(kind, parts, self.filters, self.options, self.scratch)
+            size = size_of_item(kind, parts)
+        results: list[Any] = []
+        found = 0
+        for rows, rejected in batches:
+            self.counter.add(len(rows), 0)
+            found += len(rows) + len(rejected)
+            results += [(number, pack(cut)) for number, cut in cut_by_range(table(rows, RECORD), self.ranges)]
+            if rejected:
+                results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
+        self.counter.add(0, size)
+        if kind != "files":
+            results.append(TaggedOutput("found", found))
         if seen := self.filters.take_seen():
             results.append(TaggedOutput("seen", seen))
         return results

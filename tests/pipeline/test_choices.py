@@ -21,7 +21,7 @@ def row(text: bytes, source: str, path: str | None, offset: int = 0, size: int |
     folders = path.rpartition("/")[0] if path else None
     grouping = f"{source}/{folders}" if folders else source if path else None
     length = len(text) if size is None else size
-    return (document_id(text), source, path, "python", None, grouping, length, "input", offset, 0, b"/x", 0)
+    return (document_id(text), source, path, "python", None, grouping, length, "input", 0, 0, b"/x", 0, offset)
 
 
 rows = st.lists(
@@ -45,9 +45,9 @@ def test_the_winner_among_duplicates_is_the_first_by_place_whatever_the_order(
     assert len(kept) + lost == len(records)
     best: dict[object, tuple[object, ...]] = {}
     for record in records:
-        place = (record[1], record[2] is None, record[2] or "", record[8])
+        place = (record[1], record[2] is None, record[2] or "", record[12])
         best[record[0]] = min(best.get(record[0], place), place)
-    found = {r["id"]: (r["source"], r["path"] is None, r["path"] or "", r["offset"]) for r in kept}
+    found = {r["id"]: (r["source"], r["path"] is None, r["path"] or "", r["number"]) for r in kept}
     assert found == best
 
 
@@ -110,7 +110,7 @@ def test_shards_are_whole_numbers_of_blocks_in_order(size: int, shard_bytes: int
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=200), st.integers(1, 50))
 def test_ranges_of_ids_follow_the_order_of_ids(ids: list[bytes], ranges: int) -> None:
-    records = table([(i, "s", None, None, None, None, 0, "n", 0, 0, b"", 0) for i in ids], RECORD)
+    records = table([(i, "s", None, None, None, None, 0, "n", 0, 0, b"", 0, 0) for i in ids], RECORD)
     cuts = cut_by_range(records, ranges)
     assert sum(cut.num_rows for _, cut in cuts) == len(ids)
     last = b""

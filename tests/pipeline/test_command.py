@@ -33,9 +33,9 @@ def test_a_gzip_without_a_whole_line_is_an_error(tmp_path: Path, fails: Callable
     assert "no documents left of 1 found (truncated 1)" in message
 
 
-def test_a_file_that_is_no_jsonl_is_refused(tmp_path: Path, fails: Callable[..., str]) -> None:
-    (tmp_path / "x.zip").write_bytes(b"x")
-    assert "expected to be JSONL" in fails(str(tmp_path / "x.zip"))
+def test_a_file_of_no_known_kind_is_refused(tmp_path: Path, fails: Callable[..., str]) -> None:
+    (tmp_path / "x.rar").write_bytes(b"x")
+    assert "expected to be JSONL" in fails(str(tmp_path / "x.rar"))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,7 @@ def test_a_file_that_is_no_jsonl_is_refused(tmp_path: Path, fails: Callable[...,
         (["--val-fraction", "0.2"], "--val-fraction 0.2: must be between 0.005 and 0.05"),
         (["--max-bytes", "lots"], "'lots' is no size"),
         (["--workers", "0"], "--workers 0: must be between"),
+        (["--max-expansion", "0"], "--max-expansion 0: must be between"),
         (["--sample-rate", "0"], "--sample-rate 0.0: must be between"),
         (["--limit", "0"], "--limit 0: must be between"),
         (["--runner", "DaskRunner"], "it loses output without an error"),

@@ -19,6 +19,7 @@ from pipeline.relay import RelayedError, relayed, unwrap
 from pipeline.runner import run_graph
 from pipeline.scratch import Scratch
 from pipeline.split import Layout
+from pipeline.unsought import ReadOptions
 from shards.errors import ByteproxyError
 
 
@@ -101,7 +102,8 @@ def test_every_step_can_be_shipped(scratch: Scratch) -> None:
     task = EncodeTask(scratch, (), {"pyarrow": "1"}, layout, 0, 1.0, 1 << 20)
     filters = Filters(frozenset({"c"}), False, 1, False)
     steps = [
-        survey.Unpack(scratch), survey.Read(filters, 4, scratch), survey.Deduplicate(), survey.AssignGroups(0),
+        survey.Unpack(scratch, 9), survey.Read(filters, ReadOptions((), 9), 4, scratch), survey.Deduplicate(),
+        survey.AssignGroups(0),
         survey.SumBuckets(), survey.KeyByBlock(0, 1), survey.SampleFn(1), survey.SaveSample(scratch),
         survey.SaveIndex(scratch), survey.KeyRejected(1), survey.SaveRejected(1, scratch), EncodeBlock(task),
         JoinShard(task), choose.TakeShare(0.5, 0), choose.TakeFirst(1, 0), choose.CountDraws(0), config,

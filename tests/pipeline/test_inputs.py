@@ -1,0 +1,79 @@
+"""Whole builds from inputs that are neither folders nor JSONL: what they give is what a folder gives."""
+
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from shards.manifest import Manifest
+from shards.verify import verify
+from tests.pipeline.conftest import digests, run_build
+
+
+def rows_of(out: Path) -> dict[str, bytes]:
+    """Bytes of the documents by path."""
+    found = {}
+    for path in [*out.glob("train/*.parquet"), *out.glob("val/*.parquet")]:
+        rows = pq.read_table(path, columns=["path", "raw"])
+        found |= dict(zip(rows["path"].to_pylist(), rows["raw"].to_pylist(), strict=True))
+    return found
+
+
+def reasons_of(out: Path) -> dict[str, str]:
+    """Reason by path of what was left out."""
+    rows = pq.read_table(out / "rejected", columns=["path", "reason"])
+    return dict(zip(rows["path"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+
+
+def assert_whole(out: Path) -> None:
+    """The set is sound, and nothing was lost."""
+    assert verify(out) == 0
+    counts = Manifest.load(out).counts
+    assert counts["documents"] + counts["rejected"] == counts["found"]
+
+
+@pytest.fixture(scope="module")
+def from_folder(code: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("folder") / "set"
+    run_build(code, out)
+    return out
+
+
+def as_tar(code: Path, target: Path) -> None:
+    with tarfile.open(target, "w:gz") as archive:
+        archive.add(code, arcname=".")
+
+
+def as_zip(code: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in code.rglob("*"):
+            archive.write(path, path.relative_to(code))
+
+
+@pytest.mark.parametrize(("name", "make"), [("code.tgz", as_tar), ("code.zip", as_zip)])
+def test_an_archive_of_a_folder_gives_its_documents(
+    name: str, make: Callable[[Path, Path], None], code: Path, from_folder: Path, tmp_path: Path
+) -> None:
+    make(code, tmp_path / name)
+    run_build(tmp_path / name, tmp_path / "set")
+    assert_whole(tmp_path / "set")
+    assert rows_of(tmp_path / "set") == rows_of(from_folder)
+    assert not (tmp_path / "set" / ".build").exists()
+
+
+@pytest.mark.slow
+def test_sets_from_archives_are_the_same_with_any_number_of_workers(
+    code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_tar(code, tmp_path / "a.tar.gz")
+    as_zip(code, tmp_path / "b.zip")
+    monkeypatch.setattr("pipeline.inputs.ZIP_PART_BYTES", 100_000)
+    monkeypatch.setattr("pipeline.build.SURVEY_ALONE", 0)
+    corpus = f"{tmp_path / 'a.tar.gz'},{tmp_path / 'b.zip'}"
+    for workers, block in ((1, "8M"), (2, "100k"), (3, "300k")):
+        run_build(corpus, tmp_path / str(workers), "--workers", str(workers), "--block-bytes", block)
+    assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "3")
+    assert_whole(tmp_path / "1")
