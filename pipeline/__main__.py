@@ -150,6 +150,13 @@ def _reuse_flags(add: Callable[..., object]) -> None:
         help="a shard set (folder or URL) whose fitted codecs are used again, so that both sets have one alphabet; "
         "without --views: all its views. Other views may be asked for where their codecs learn nothing (gzip, brotli)",
     )
+    add(
+        "--fingerprint",
+        choices=("times", "content"),
+        default="times",
+        help="how to tell whether the corpus of a finished or stopped build has changed: by its files' paths, sizes "
+        "and times, or by hashes of their content, which reads them all once more (default: times)",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         views=chosen.views,
         codecs=chosen.codecs,
         codecs_from=flags.codecs_from,
+        fingerprint=flags.fingerprint,
         languages=parse_languages(languages),
         exclude=tuple(sorted(set(flags.exclude))),
         max_bytes=parse_bytes(flags.max_bytes),

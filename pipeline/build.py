@@ -14,6 +14,7 @@ from pipeline.card import card
 from pipeline.command import command_of
 from pipeline.config import BuildConfig
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
+from pipeline.fingerprint import content_fingerprint
 from pipeline.fit import choose_sample, fit_view, needs_fit
 from pipeline.formats import stem_of
 from pipeline.inputs import Inventory, corpora, take_inventory
@@ -46,11 +47,14 @@ def build(config: BuildConfig) -> int:
     with locked(config.out):
         inventory = take_inventory(inputs, config.exclude, config.out)
         identity, stages = config.identity(), config.stages()
-        if finished_set(config.out, identity, stages, inventory.fingerprint):
+        if config.fingerprint == "content":
+            inventory.content = content_fingerprint(inventory, config.workers)
+        if finished_set(config.out, identity, stages, inventory.fingerprint, inventory.content):
             print(f"{config.out}: this set is there already, of the same corpus and config; nothing to do")
             return 0
         scratch = Scratch(absolute(config.out) / SCRATCH)
-        state = {"config": identity, "stages": stages, "fingerprint": inventory.fingerprint, "check": config.check}
+        fingerprint = inventory.content or inventory.fingerprint
+        state = {"config": identity, "stages": stages, "fingerprint": fingerprint, "check": config.check}
         state["block_bytes"] = config.block_bytes
         try:
             if prepare(scratch, config.out, state):
@@ -186,7 +190,7 @@ class _Build:
         names = [corpus.name for corpus in corpora(self.config.corpus)]
         rejected = (part["reasons"] for part in self.rejected)
         report = describe(manifest, names, command_of(self.config, names), facts, rejected)
-        report["inputs"]["fingerprint"] = self.inventory.fingerprint
+        report["inputs"] |= {"fingerprint": self.inventory.fingerprint, "content": self.inventory.content}
         report["twins"] = self._twins(facts)
         report["timing"] = {
             "stages": self.timing,

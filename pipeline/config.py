@@ -40,6 +40,7 @@ class BuildConfig:
     narrowed: bool = False  # languages were named: documents of unknown language are left out
     codecs: tuple[tuple[str, str], ...] = ()  # (view, digest of its codec) where it is another set's: --codecs-from
     codecs_from: str = dataclasses.field(default="", metadata={"where": True})
+    fingerprint: str = dataclasses.field(default="times", metadata={"where": True})  # or "content"
     cleaning: Cleaning = NO_CLEANING
     block_bytes: int = dataclasses.field(default=8 << 20, metadata={"where": True})
     check: float = dataclasses.field(default=1.0, metadata={"where": True})

@@ -84,7 +84,8 @@ class Inventory:
     found: int = 0
     bytes: int = 0  # of all files
     line_bytes: int = 0  # of those that are JSONL
-    fingerprint: str = ""
+    fingerprint: str = ""  # over paths, sizes and times
+    content: str | None = None  # over what is in the files, where that was asked for
 
 
 class Corpus(NamedTuple):

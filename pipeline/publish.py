@@ -52,8 +52,13 @@ def locked(out: Location) -> Iterator[None]:
         os.close(descriptor)
 
 
-def finished_set(out: Location, config: Mapping[str, Any], stages: Mapping[str, int], fingerprint: str) -> bool:
-    """Is there already the set that is asked for? Raises ByteproxyError if OUT holds another one, or others' files."""
+def finished_set(
+    out: Location, config: Mapping[str, Any], stages: Mapping[str, int], fingerprint: str, content: str | None = None
+) -> bool:
+    """Is there already the set that is asked for? Raises ByteproxyError if OUT holds another one, or others' files.
+
+    Where the set knows the fingerprint of its corpus' `content` too, that one decides.
+    """
     if not (out / MANIFEST_NAME).exists():
         others = sorted(p.name for p in out.iterdir() if p.name != SCRATCH)
         ours = (out / SCRATCH / "state.json").exists()
@@ -72,15 +77,23 @@ def finished_set(out: Location, config: Mapping[str, Any], stages: Mapping[str, 
     if differing:
         raise ByteproxyError(f"{out} holds a set of another config ({'; '.join(differing)}): choose another --out")
     try:
-        known = load_json(out / REPORT)["inputs"]["fingerprint"]
+        inputs = load_json(out / REPORT)["inputs"]
+        known, known_content = inputs["fingerprint"], inputs.get("content")
     except (OSError, ValueError, KeyError, TypeError):
         raise ByteproxyError(
             f"{out} holds a set of this config, but its {REPORT} is missing or damaged, so whether the corpus has "
             "changed cannot be told: choose another --out"
         ) from None
-    if known != fingerprint:
+    if content is not None and known_content is not None:
+        same, hint = known_content == content, ""
+    else:
+        same = known == fingerprint
+        hint = ". Should its files only have been touched: --fingerprint content tells" if known_content else ""
+        if content is not None:
+            hint = " (or its files' times: the set was built without --fingerprint content, so this cannot be told)"
+    if not same:
         raise ByteproxyError(
-            f"{out} holds a set of this config, but the corpus has changed since: choose another --out"
+            f"{out} holds a set of this config, but the corpus has changed since{hint}: choose another --out"
         )
     return True
 

@@ -1,7 +1,7 @@
 """report.json: what is in a set and how it was made, for programs. The page, the card and the summary are made of it.
 
 `FIELDS` is its documentation, and a test holds every report against it. Sizes are in bytes, times in seconds; only the
-keys under `timing`, `workers` and `inputs.fingerprint` differ from one run of a build to the next.
+keys under `timing`, `workers`, `inputs.fingerprint` and `inputs.content` may differ between runs of a build.
 """
 
 import json
@@ -30,6 +30,7 @@ FIELDS = {
     "libraries.*": "version of each library that touches the bytes",
     "inputs.digest": "over the ids and descriptions of all documents: 32 hex digits",
     "inputs.fingerprint": "over the inputs as they were found (paths, sizes, times): 32 hex digits",
+    "inputs.content": "over what is in the inputs' files, 32 hex digits, with --fingerprint content; else null",
     "counts.found": "documents found = counts.documents + counts.rejected",
     "counts.documents": "documents kept",
     "counts.rejected": "documents left out",
