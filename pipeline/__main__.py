@@ -32,11 +32,14 @@ EXAMPLES = """\
 examples:
   python -m pipeline build ~/src/linux --out data/linux
   python -m pipeline build code.jsonl.gz,~/src/cpython --views "sentencepiece:vocab=32768 gzip" --workers 8
+  python -m pipeline build ~/src --sample-rate 0.01 --limit 10000
   python -m pipeline build ~/src --languages "python c" --exclude vendor --exclude '*_pb2.py'
   python -m pipeline build more.jsonl --out data/more --codecs-from data/linux
   python -m pipeline build ~/src --clean --rule longest-line=500 --no-rule bytes --licences permissive
 
 A build that was stopped goes on when it is started again. A set that is there already is left alone.
+Workers of another environment on this machine: start `python -m pipeline.worker pool 50000` there, and build with
+--runner PortableRunner --job_endpoint=embed --environment_type=EXTERNAL --environment_config=localhost:50000
 Further flags (--region=..., --temp_location=...) go to Beam, for runners that need them.
 """
 
@@ -72,7 +75,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes (default: the CPUs that are free to us); changes no byte of the set",
     )
-    add("--runner", default="LocalRunner", metavar="NAME", help="a Beam runner (default: LocalRunner, this machine)")
+    add(
+        "--runner",
+        default="LocalRunner",
+        metavar="NAME",
+        help="LocalRunner, PortableRunner, FlinkRunner or SparkRunner, of Beam (default: LocalRunner, this machine)",
+    )
     add(
         "--languages",
         default="",

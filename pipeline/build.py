@@ -14,6 +14,7 @@ from pipeline.card import card
 from pipeline.command import command_of
 from pipeline.config import BuildConfig
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
+from pipeline.engines import check_runner
 from pipeline.fingerprint import content_fingerprint
 from pipeline.fit import choose_sample, fit_view, needs_fit
 from pipeline.formats import stem_of
@@ -24,7 +25,7 @@ from pipeline.records import load_table, places
 from pipeline.report import REPORT, Report, describe, pretty
 from pipeline.reuse import copy_codec
 from pipeline.rules import unhelpful
-from pipeline.runner import check_runner, run_graph
+from pipeline.runner import run_graph
 from pipeline.scratch import Scratch, load_all, load_json, save_json
 from pipeline.sources import read_again
 from pipeline.split import Layout
@@ -42,7 +43,7 @@ SURVEY_ALONE = 2 << 30  # bytes of input up to which one process surveys: it is 
 
 def build(config: BuildConfig) -> int:
     """Build the set that is asked for in `config.out`, or find that it is there."""
-    check_runner(config.runner)
+    check_runner(config)
     inputs = corpora(config.corpus)
     with locked(config.out):
         inventory = take_inventory(inputs, config.exclude, config.out)

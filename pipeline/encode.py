@@ -23,6 +23,7 @@ from pipeline.split import Layout
 from pipeline.statistics import block_statistics
 from pipeline.storage import Location, local_folder, writing
 from pipeline.twins import TwinIndex
+from pipeline.versions import expect_versions, versions_here
 from shards.codecs import Codec, load_codec
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
@@ -67,16 +68,14 @@ class EncodeBlock(beam.DoFn):
 
     def __init__(self, task: EncodeTask) -> None:
         self.task = task
+        self.versions = versions_here()  # the parent's
 
     @relayed
     def setup(self) -> None:
         task = self.task
+        expect_versions(self.versions, versions_here())
         self.codecs = {view.name: load_codec_of(task.scratch.staged, view) for view in task.views}
-        found = libraries_of(self.codecs.values())
-        if found != task.libraries:
-            differing = {n: (found.get(n), v) for n, v in task.libraries.items() if found.get(n) != v}
-            text = ", ".join(f"{name}: {here} found, {wanted} expected" for name, (here, wanted) in differing.items())
-            raise ByteproxyError(f"a worker has other libraries than the parent ({text}); install the same versions")
+        expect_versions(task.libraries, libraries_of(self.codecs.values()))
         self.twins = TwinIndex.load(task.scratch.twins)
         self.counter = Counter(task.scratch.progress, "encode")
 

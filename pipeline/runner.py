@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,25 +18,24 @@ from typing import Any
 import apache_beam as beam
 import grpc  # type: ignore[import-untyped]
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
-from apache_beam.portability import python_urns
-from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
+from apache_beam.portability import common_urns, python_urns
+from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
-from apache_beam.runners.portability.fn_api_runner.worker_handlers import SubprocessSdkWorkerHandler, WorkerHandler
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
+    ExternalWorkerHandler,
+    SubprocessSdkWorkerHandler,
+    WorkerHandler,
+)
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
+from pipeline.engines import LOCAL, PORTABLE
 from pipeline.relay import marked, unwrap
 from pipeline.scratch import Scratch
 from shards.errors import ByteproxyError
 
-REFUSED = {
-    "dask": "it loses output without an error",
-    "direct": "it tries to download another engine; LocalRunner is the same without",
-    "prism": "it is a download; use LocalRunner",
-    "interactive": "it is for notebooks; use LocalRunner",
-}
-
+CONNECT_SECONDS = 60.0  # that a worker of a pool has to connect
 
 _deaths: list[ByteproxyError] = []  # of workers of the graph that runs
 
@@ -56,13 +56,46 @@ class _Worker(SubprocessSdkWorkerHandler):
             self.worker.run()
         except RuntimeError as error:
             text = f"a worker process ended unexpectedly ({error}). If it was killed, memory may have run out"
-            died = ByteproxyError(f"{text}: build with fewer --workers")
-            _deaths.append(died)
-            failed = marked(died)
-            connection, push = self.control_conn, self.control_conn.push
-            connection.push = lambda request: _fail(push(request), failed)
-            for future in list(connection._futures_by_id.values()):
-                _fail(future, failed)
+            _report_death(self.control_conn, f"{text}: build with fewer --workers")
+
+
+@WorkerHandler.register_environment(common_urns.environments.EXTERNAL.urn, beam_runner_api_pb2.ExternalPayload)
+class _PoolWorker(ExternalWorkerHandler):
+    """Beam's handler of a worker that a pool starts, but that one that dies, or never comes, ends the build."""
+
+    _closing = False
+
+    def start_worker(self) -> None:
+        """Ask the pool for a worker, and wait for its end in a thread."""
+        super().start_worker()
+        threading.Thread(name="watch worker", target=self._watch, daemon=True).start()
+
+    def close(self) -> None:
+        """Let the worker go."""
+        self._closing = True
+        super().close()
+
+    def _watch(self) -> None:
+        reader, deadline = self.control_conn._read_thread, time.monotonic() + CONNECT_SECONDS
+        while reader.ident is None and time.monotonic() < deadline and not self._closing:
+            time.sleep(0.1)
+        if reader.ident is not None:
+            reader.join()
+        if not self._closing:
+            what = "did not connect" if reader.ident is None else "ended unexpectedly"
+            place = self._external_payload.endpoint.url
+            text = f"a worker of the pool at {place} {what}. If it was killed, memory may have run out"
+            _report_death(self.control_conn, f"{text}; see what the pool has printed")
+
+
+def _report_death(connection: Any, text: str) -> None:
+    """A worker is gone: answer in its place what it was asked, and what it will be."""
+    died = ByteproxyError(text)
+    _deaths.append(died)
+    failed, push = marked(died), connection.push
+    connection.push = lambda request: _fail(push(request), failed)
+    for future in list(connection._futures_by_id.values()):
+        _fail(future, failed)
 
 
 def _fail(future: Any, text: str) -> Any:
@@ -82,7 +115,6 @@ class LocalRunner(FnApiRunner):
     def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> "beam.runners.runner.PipelineResult":
         """Run to the end."""
         if self._workers > 1:
-            options.view_as(DirectOptions).direct_num_workers = self._workers
             self._default_environment = SubprocessSDKEnvironment.from_command_string(self._worker_command())
             given = options.get_all_options(drop_default=True).items()
             described = {f"beam:option:{name}:v1": _as_flag(value) for name, value in given if value is not None}
@@ -107,13 +139,6 @@ def _as_flag(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def check_runner(name: str) -> None:
-    """Refuse the runners that do harm. Raises ByteproxyError."""
-    for word, why in REFUSED.items():
-        if word in name.lower():
-            raise ByteproxyError(f"--runner {name} is not offered: {why}")
-
-
 def run_graph(
     build: Callable[[beam.Pipeline], None], scratch: Scratch, runner: str, workers: int, beam_args: tuple[str, ...]
 ) -> None:
@@ -121,7 +146,9 @@ def run_graph(
     quiet_beam()
     options = PipelineOptions(list(beam_args))
     options.view_as(SetupOptions).save_main_session = False
-    engine = LocalRunner(workers, scratch) if runner == "LocalRunner" else runner
+    if runner in (LOCAL, PORTABLE):  # the job server that comes with Beam reads it too
+        options.view_as(DirectOptions).direct_num_workers = workers
+    engine = LocalRunner(workers, scratch) if runner == LOCAL else runner
     _deaths.clear()
     try:
         with _without_broken_pipes(), beam.Pipeline(runner=engine, options=options) as root:
@@ -154,4 +181,4 @@ def _without_broken_pipes() -> Iterator[None]:
 def quiet_beam() -> None:
     """Beam logs whole tracebacks of errors that end as one line, and much else."""
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    logging.getLogger("root").setLevel(logging.ERROR)
+    logging.getLogger().setLevel(logging.CRITICAL)

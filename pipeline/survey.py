@@ -29,6 +29,7 @@ from pipeline.spool import spool_name, unpack_file
 from pipeline.statistics import UNKNOWN, rejection_statistics
 from pipeline.storage import Location, name_of, writing
 from pipeline.unsought import ReadOptions, read_unsought, size_of_item
+from pipeline.versions import expect_versions, versions_here
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 
@@ -65,8 +66,11 @@ class Read(beam.DoFn):
 
     def __init__(self, filters: Filters, options: ReadOptions, ranges: int, scratch: Scratch) -> None:
         self.filters, self.options, self.ranges, self.scratch = filters, options, ranges, scratch
+        self.versions = versions_here()  # the parent's
 
+    @relayed
     def setup(self) -> None:
+        expect_versions(self.versions, versions_here())
         self.counter = Counter(self.scratch.progress, "survey")
 
     @relayed
@@ -100,7 +104,8 @@ class Read(beam.DoFn):
         return results
 
     def teardown(self) -> None:
-        self.counter.flush()
+        if hasattr(self, "counter"):
+            self.counter.flush()
 
 
 def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:

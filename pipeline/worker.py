@@ -1,7 +1,8 @@
-"""A worker process of the local runner: Beam's own, which moreover dies with its parent.
+"""A worker process: Beam's own, which moreover dies with its parent; or a pool that starts such workers.
 
-Run as `python -m pipeline.worker PARENT LOCK`. It holds LOCK (shared) as long as it lives, so that a build that follows
-a killed one can wait until nobody writes into the scratch any more.
+`python -m pipeline.worker PARENT [LOCK]` is what the local runner and the pool start. It holds LOCK (shared) as long as
+it lives, so that a build that follows a killed one can wait until nobody writes into the scratch any more.
+`python -m pipeline.worker pool PORT` is for people: see `pool.py`.
 """
 
 import fcntl
@@ -11,9 +12,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from shards.cli import run
+from shards.errors import ByteproxyError
+
 POLL_SECONDS = 0.2
+USAGE = "usage: python -m pipeline.worker pool PORT (on this machine; 0 takes a free one)"
 
 
 def die_with(parent: int) -> None:
@@ -27,13 +33,13 @@ def die_with(parent: int) -> None:
     threading.Thread(target=watch, name="watch parent", daemon=True).start()
 
 
-def main() -> None:
+def work(parent: int, lock: Path) -> None:
     """Serve the parent's bundles until it says to stop."""
-    parent, lock = int(sys.argv[1]), Path(sys.argv[2])
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; its end is ours
     with lock.open("ab") as file, Path(os.devnull).open("wb") as nowhere:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        if lock != Path(os.devnull):
+            fcntl.flock(file, fcntl.LOCK_SH)
         logging.disable(logging.CRITICAL)
         from apache_beam.runners.worker import sdk_worker_main
 
@@ -42,5 +48,20 @@ def main() -> None:
         sdk_worker_main.main(sys.argv)
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Work, or serve a pool."""
+    if len(arguments) == 2 and arguments[0] == "pool" and arguments[1].isdecimal() and int(arguments[1]) < 1 << 16:
+        logging.getLogger().setLevel(logging.ERROR)  # importing Beam warns of what we do not use
+        from pipeline.pool import serve
+
+        serve(int(arguments[1]))
+    elif arguments and arguments[0].isdecimal():
+        work(int(arguments[0]), Path(arguments[1] if len(arguments) > 1 else os.devnull))
+    elif arguments in (["--help"], ["-h"]):
+        print(USAGE)
+    else:
+        raise ByteproxyError(f"{' '.join(arguments) or 'nothing'} found, expected {USAGE.removeprefix('usage: ')}")
+
+
 if __name__ == "__main__":
-    main()
+    run(lambda: main(sys.argv[1:]))

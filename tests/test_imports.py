@@ -27,6 +27,7 @@ MAY_IMPORT = {
         "tqdm",
         "zstandard",
         "grpc",
+        "google",  # protobuf, of which Beam's messages are made
     },
     "trainer": {"shards", "torch", "safetensors", "numpy", "numba", "xxhash"},
     "trainer/memory": {"numba", "llvmlite"},
