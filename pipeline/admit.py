@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from pipeline.filters import Filters
 from pipeline.records import Place, Rejection, shown_place
+from pipeline.scrub import scrub
 from shards.hashing import document_id
 
 Row = tuple[Any, ...]  # in the order of records.RECORD
@@ -23,19 +24,24 @@ class Known(NamedTuple):
 
 
 def admit(raw: bytes, known: Known, filters: Filters, rows: list[Row], rejected: list[Rejection]) -> None:
-    """Judge a document: its record goes to `rows`, or why it is left out to `rejected`."""
+    """Judge a document: its record goes to `rows`, or why it is left out to `rejected`.
+
+    Rules see the bytes that would be stored: what is scrubbed is scrubbed before.
+    """
     name, source, path, language, licence, grouping, place, number = known
     source = source or name
     identity = document_id(raw)
-    verdict = (
-        filters.by_name(language, path)
-        or filters.by_size(len(raw))
-        or filters.by_content(raw)
-        or filters.by_rules(raw, language, licence)
-    )
+    source_id = None
+    verdict = filters.by_name(language, path) or filters.by_size(len(raw)) or filters.by_content(raw)
+    if verdict is None:
+        if filters.scrub:
+            source_id = identity
+            raw = scrub(raw, source_id).raw
+            identity = document_id(raw)
+        verdict = filters.by_rules(raw, language, licence)
     if verdict is not None:
         where = shown_place(source, path, name, number)
         rejected.append(Rejection(source, where, identity, len(raw), *verdict))
         return
     described = (source, path, language, licence, grouping, len(raw), name)
-    rows.append((identity, *described, place.offset, place.length, place.file, place.form, number))
+    rows.append((identity, *described, place.offset, place.length, place.file, place.form, number, source_id))

@@ -27,7 +27,7 @@ from pipeline.reuse import copy_codec
 from pipeline.rules import unhelpful
 from pipeline.runner import run_graph
 from pipeline.scratch import Scratch, load_all, load_json, save_json
-from pipeline.sources import read_again
+from pipeline.sources import read_stored
 from pipeline.split import Layout
 from pipeline.statistics import merged
 from pipeline.storage import absolute, name_of, open_file
@@ -213,9 +213,10 @@ class _Build:
         for block in self.blocks:
             if block["split"] == "val":
                 records = load_table(self.scratch.index("val", block["block"]))
-                for place, identity in zip(places(records), records["id"].to_pylist(), strict=True):
+                ids = (records[name].to_pylist() for name in ("id", "source_id"))
+                for place, identity, source_id in zip(places(records), *ids, strict=True):
                     if keyed_hash("twins", self.config.seed, identity) < share * 2**64:
-                        raws.append(read_again(place, identity))
+                        raws.append(read_stored(place, identity, source_id).raw)
         self.twin_sizes = [len(raw) for raw in raws]
         TwinIndex.of(raws).save(self.scratch.twins)
 

@@ -12,6 +12,7 @@ class Cleaning:
     """The choices of cleaning. Plain and small: it travels to the workers."""
 
     rules: Rules = NO_RULES
+    scrub: bool = False  # secrets and personal data are replaced
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the set's documents, as plain JSON; nothing for what is off."""
@@ -20,6 +21,8 @@ class Cleaning:
             given["rules"] = dict(self.rules.limits)
         if self.rules.licences:
             given["licences"] = list(self.rules.licences)
+        if self.scrub:
+            given["scrub"] = True
         return given
 
     def flags(self) -> list[str]:
@@ -28,11 +31,12 @@ class Cleaning:
             words = ["--clean"]
         else:
             words = [word for name, limit in self.rules.limits for word in ("--rule", f"{name}={limit!r}")]
-        return words + (["--licences", " ".join(self.rules.licences)] if self.rules.licences else [])
+        words += ["--licences", " ".join(self.rules.licences)] if self.rules.licences else []
+        return words + (["--scrub"] if self.scrub else [])
 
     def stages(self) -> dict[str, int]:
         """The versions of the algorithms in use."""
-        return {"rules": 1} if self.rules.limits else {}
+        return ({"rules": 1} if self.rules.limits else {}) | ({"scrub": 1} if self.scrub else {})
 
 
 NO_CLEANING = Cleaning()
@@ -60,11 +64,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="keep only documents under these (mit apache-2.0 ...); `permissive`: the list that "
         "`python -m pipeline rules` shows; `none`: those whose licence is not known",
     )
+    add(
+        "--scrub",
+        action="store_true",
+        help="replace keys, tokens, passwords, e-mail and public IP addresses by others of the same form; source_id "
+        "tells the original. No pattern finds all: do not rely on it alone",
+    )
 
 
 def parse_cleaning(flags: argparse.Namespace) -> Cleaning:
     """The choices made by the flags. Raises ByteproxyError for one that makes no sense."""
-    return Cleaning(rules=parse_rules(flags.clean, flags.rule, flags.no_rule, flags.licences))
+    return Cleaning(parse_rules(flags.clean, flags.rule, flags.no_rule, flags.licences), scrub=flags.scrub)
 
 
 def print_rules() -> int:

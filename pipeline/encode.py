@@ -89,16 +89,21 @@ class EncodeBlock(beam.DoFn):
     def _encode(self, split: str, block: int) -> None:
         scratch, views = self.task.scratch, self.task.views
         records = load_table(scratch.index(split, block))
-        names = ("id", "source", "path", "language", "licence")
+        names = ("id", "source_id", "source", "path", "language", "licence")
         documents: list[Document] = []
         twins: set[int] = set()
+        scrubbed: dict[str, dict[str, int]] = {}  # kind of secret -> documents, places in them
         seconds = {view.name: [0.0, 0.0] for view in views}
         checked = 0
         begin = perf_counter()
         columns = [records[name].to_pylist() for name in names]
-        for raw, identity, source, path, language, licence in zip(
-            read_many(zip(places(records), columns[0], strict=True)), *columns, strict=True
+        for (raw, replaced), identity, source_id, source, path, language, licence in zip(
+            read_many(zip(places(records), *columns[:2], strict=True)), *columns, strict=True
         ):
+            for kind, count in replaced.items():
+                sums = scrubbed.setdefault(kind, {"documents": 0, "places": 0})
+                sums["documents"] += 1
+                sums["places"] += count
             check = self._is_checked(identity)
             checked += check
             encoded = {}
@@ -116,7 +121,7 @@ class EncodeBlock(beam.DoFn):
                         raise ByteproxyError(f"view {view.name}: {where} does not decode to its own bytes; report this")
             if split == "train":
                 twins.update(self.twins.twins_of(raw))
-            documents.append(Document(raw, source, path, language, licence, None, encoded))
+            documents.append(Document(raw, source, path, language, licence, source_id and source_id.hex(), encoded))
             self.counter.add(1, len(raw))
         encoded_block = table_of(documents, views)
         save_table(scratch.block(split, block), encoded_block)
@@ -128,7 +133,7 @@ class EncodeBlock(beam.DoFn):
             "twins": sorted(twins),
         }
         started = perf_counter()
-        facts["statistics"] = block_statistics(encoded_block, views)
+        facts["statistics"] = block_statistics(encoded_block, views) | {"scrubbed": scrubbed}
         ended = perf_counter()
         save_json(scratch.block_facts(split, block), facts | {"gathering": ended - started, "total": ended - begin})
 

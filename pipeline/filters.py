@@ -19,6 +19,7 @@ class Filters:
     max_bytes: int
     keep_binary: bool
     rules: Rules = NO_RULES
+    scrub: bool = False  # secrets are replaced before the rules see a document
     seen: Counter[str] = field(default_factory=Counter, compare=False)  # documents that each rule was held against
 
     def by_name(self, language: str | None, name: str | None) -> Verdict:

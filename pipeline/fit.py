@@ -11,14 +11,14 @@ from tempfile import TemporaryDirectory
 from pipeline.config import BuildConfig
 from pipeline.records import Place, load_table, places
 from pipeline.scratch import Scratch
-from pipeline.sources import read_again
+from pipeline.sources import read_stored
 from pipeline.storage import Location, copy_in
 from pipeline.survey import SAMPLE_CAP
 from shards.codecs import Codec, ViewSpec, codec_class
 from shards.hashing import folder_digest
 from shards.manifest import View
 
-Chosen = tuple[Place, bytes]  # a document to fit on, and its id
+Chosen = tuple[Place, bytes, bytes | None]  # a document to fit on, its id and source_id
 
 
 def quotas(available: Mapping[str, int], sample_bytes: int) -> dict[str, int]:
@@ -36,20 +36,20 @@ def choose_sample(scratch: Scratch, available: Mapping[str, int], sample_bytes: 
     chosen: list[tuple[int, Chosen]] = []
     for language, quota in quotas(available, sample_bytes).items():
         candidates = load_table(scratch.sample(language))
-        columns = (candidates[name].to_pylist() for name in ("draw", "size", "id"))
+        columns = (candidates[name].to_pylist() for name in ("draw", "size", "id", "source_id"))
         used = 0
-        for draw, size, identity, place in zip(*columns, places(candidates), strict=True):
+        for draw, size, identity, source_id, place in zip(*columns, places(candidates), strict=True):
             if used >= quota:
                 break
             used += min(size, SAMPLE_CAP)
-            chosen.append((draw, (place, identity)))
-    return [document for _, document in sorted(chosen)]
+            chosen.append((draw, (place, identity, source_id)))
+    return [document for _, document in sorted(chosen, key=lambda drawn: drawn[0])]
 
 
 def read_sample(chosen: list[Chosen]) -> Iterator[bytes]:
     """The sample's documents; of a huge one the first whole lines."""
-    for place, identity in chosen:
-        raw = read_again(place, identity)
+    for place, identity, source_id in chosen:
+        raw = read_stored(place, identity, source_id).raw
         if len(raw) > SAMPLE_CAP:
             raw = raw[: raw.rfind(b"\n", 0, SAMPLE_CAP) + 1 or SAMPLE_CAP]
         yield raw

@@ -46,7 +46,9 @@ REJECTED_ROWS = 1_000_000  # at most about so many rows a file of rejected/
 def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scratch: Scratch) -> None:
     """Read every document once and leave in scratch: blocks of records, the split's plan, the sample, the rejected."""
     languages = frozenset(config.languages)
-    filters = Filters(languages, config.narrowed, config.max_bytes, config.keep_binary, config.cleaning.rules)
+    filters = Filters(
+        languages, config.narrowed, config.max_bytes, config.keep_binary, config.cleaning.rules, config.cleaning.scrub
+    )
     options = ReadOptions(config.exclude, config.max_expansion)
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS

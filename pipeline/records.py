@@ -30,6 +30,7 @@ RECORD = pa.schema(
         pa.field("file", pa.binary()),  # what to open: absolute, as the operating system spells it
         pa.field("form", pa.int8()),
         pa.field("number", pa.int64()),  # which of its input's: line's offset, row, member; of a whole file 0
+        pa.field("source_id", pa.binary(16)),  # BLAKE2b-128 of the original's bytes, or null: nothing is scrubbed
     ]
 )
 

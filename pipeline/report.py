@@ -71,6 +71,8 @@ FIELDS = {
     "rejected.*.examples.[].source": "where an example is from",
     "rejected.*.examples.[].path": "its path there, or its place in the input",
     "rejected.*.examples.[].value": "what was found; never the document's text",
+    "scrubbed.*.documents": "documents with a kind of secret in them that was replaced: --scrub",
+    "scrubbed.*.places": "places where it was",
     "twins.sampled": "val documents that were held against every train document",
     "twins.found": "those of which train holds a near-twin: 70% or more of their lines in common",
     "twins.share": "found / sampled",
@@ -84,7 +86,9 @@ FIELDS = {
     "timing.statistics": "of that, time to gather these statistics",
     "workers": "processes",
 }
-OPTIONAL = {name for name in FIELDS if name.startswith(("rejected.", "licences."))} | {"timing.stages.*.seconds"}
+OPTIONAL = {name for name in FIELDS if name.startswith(("rejected.", "licences.", "scrubbed."))} | {
+    "timing.stages.*.seconds"
+}
 
 
 def describe(
@@ -130,6 +134,7 @@ def describe(
             for view in manifest.views
         },
         "rejected": _rejected(merged(rejected)),
+        "scrubbed": dict(sorted(total.get("scrubbed", {}).items())),
     }
 
 

@@ -1,6 +1,6 @@
 """Reads work items: each document once, to learn its identity and to judge it. The bytes are not kept.
 
-`read_again` fetches a document's bytes by its place when they are needed.
+`read_again` fetches a document's original bytes by its place, `read_stored` those that the set holds.
 """
 
 import errno
@@ -18,6 +18,7 @@ from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, text_of
 from pipeline.languages import language_of, normalise
 from pipeline.records import JSON_LINE, WHOLE_FILE, Place, Rejection, shown_place
+from pipeline.scrub import Stored, scrub
 from pipeline.storage import AHEAD, join, open_file, read_at, size_of
 from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES, document_id
@@ -137,23 +138,36 @@ def read_again(place: Place, identity: bytes) -> bytes:
     return raw
 
 
-def read_many(documents: Iterable[tuple[Place, bytes]]) -> Iterator[bytes]:
-    """`read_again` of one after another; where they lie in a store some ahead of need, for each is a request."""
-    waiting: deque[Future[bytes]] = deque()
+def read_stored(place: Place, identity: bytes, source_id: bytes | None) -> Stored:
+    """A document's bytes as the set holds them. `source_id` is the original's, None where nothing is scrubbed.
+
+    Raises ByteproxyError if the original is no longer what was surveyed.
+    """
+    if source_id is None:
+        return Stored(read_again(place, identity), {})
+    stored = scrub(read_again(place, source_id), source_id)
+    if document_id(stored.raw) != identity:
+        raise ByteproxyError("a worker scrubs otherwise than the survey did; install the same version everywhere")
+    return stored
+
+
+def read_many(documents: Iterable[tuple[Place, bytes, bytes | None]]) -> Iterator[Stored]:
+    """`read_stored` of one after another; where they lie in a store some ahead of need, for each is a request."""
+    waiting: deque[Future[Stored]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
-        for place, identity in documents:
-            if is_remote(os.fsdecode(place.file)):
-                waiting.append(pool.submit(read_again, place, identity))
+        for document in documents:
+            if is_remote(os.fsdecode(document[0].file)):
+                waiting.append(pool.submit(read_stored, *document))
                 if len(waiting) < AHEAD:
                     continue
                 yield waiting.popleft().result()
             else:
                 yield from _drained(waiting)
-                yield read_again(place, identity)
+                yield read_stored(*document)
         yield from _drained(waiting)
 
 
-def _drained(waiting: "deque[Future[bytes]]") -> Iterator[bytes]:
+def _drained(waiting: "deque[Future[Stored]]") -> Iterator[Stored]:
     while waiting:
         yield waiting.popleft().result()
 

@@ -23,6 +23,9 @@ def summary(report: Mapping[str, Any], out: str) -> str:
         f"  near-twins of train documents in val: {twins['share']:.1%} of {twins['sampled']} documents, "
         f"{twins['byte_share']:.1%} of bytes"
     )
+    if report["scrubbed"]:
+        found = ", ".join(f"{kind} {facts['places']}" for kind, facts in report["scrubbed"].items())
+        lines.append(f"  replaced: {found}")
     checked = counts["checked"]
     lines.append(f"  decoded and compared: {checked} of {counts['documents']} documents, every view")
     return "\n".join(lines)
