@@ -91,7 +91,7 @@ class Bucket:
 
         def put() -> None:
             source.seek(0)
-            with self._store.open_output_stream(self._path(name)) as target:
+            with self._store.open_output_stream(self._path(name), compression=None) as target:
                 try:
                     while block := source.read(CHUNK):
                         target.write(block)
