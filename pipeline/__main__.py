@@ -22,6 +22,8 @@ CORPUS is one or more of these, separated by commas:
                     caches (.git, __pycache__, ...) are not entered, and nothing in them is counted
   FILE.jsonl        a document a line, its text under "text" or "content"; path, language, licence (license) and
                     source (repo_name) are kept; FILE.jsonl.gz (.zst, .bz2, .xz) is unpacked into OUT/.build
+  FILE.parquet      a document a row, its text or bytes in --content-column; The Stack, StarCoder data and the like are
+                    known by their columns' names; lists of licences are joined
   FILE.tar FILE.zip an archive (also .tar.gz, .tar.bz2, .tar.xz, .tar.zst and their short names, .whl, .jar): every file
                     in it is a document. Nothing is ever written under a name from an archive, links are not followed,
                     and archives within it are not opened
@@ -129,6 +131,12 @@ def parser() -> argparse.ArgumentParser:
 def _input_flags(add: Callable[..., object]) -> None:
     """How inputs are read."""
     add(
+        "--content-column",
+        metavar="NAME",
+        help="the column of Parquet files that holds the documents, text or bytes (default: text, content, code, "
+        "raw_content, source_code or whole_func_string, the first that is there)",
+    )
+    add(
         "--max-expansion",
         type=int,
         default=200,
@@ -204,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_bytes=parse_bytes(flags.max_bytes),
         keep_binary=flags.keep_binary,
         max_expansion=flags.max_expansion,
+        content_column=flags.content_column,
         val_fraction=flags.val_fraction,
         seed=flags.seed,
         shard_bytes=parse_bytes(flags.shard_bytes),

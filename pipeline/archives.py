@@ -10,11 +10,12 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
-from pipeline.formats import compression_of, kind_of
-from pipeline.inputs import Archive
+from pipeline.formats import compression_of, kind_of, last_name
 from pipeline.intake import PASSING, Batch, Intake, member_name
+from pipeline.items import Archive
 from pipeline.records import SPAN, Place
 from pipeline.streams import Budget, Damaged, Reader, plain, unpacked
 
@@ -35,7 +36,7 @@ def read_archive(
     `file` is at its beginning and `size` bytes long. Members whose path is `excluded` do not count.
     """
     try:
-        if kind_of(item.input) == "zip":
+        if kind_of(last_name(item.file)) == "zip":
             yield from _read_zip(item, file, size, intake, excluded, expansion)
         else:
             yield from _read_tar(item, file, size, intake, excluded, expansion)
@@ -74,36 +75,46 @@ class _Member(tarfile.TarInfo):
 def _read_tar(
     item: Archive, file: IO[bytes], size: int, intake: Intake, excluded: Excluded, expansion: int
 ) -> Iterator[Batch]:
-    suffix = compression_of(item.input)
+    suffix = compression_of(last_name(item.file))
     reader = Reader(unpacked(file, suffix, Budget(size, expansion)) if suffix else plain(file))
+    settings: dict[str, Any] = {"tarinfo": _Member, "encoding": "utf-8", "errors": "surrogateescape"}
     number = 0
+    with _making_sense(reader, number):
+        archive = tarfile.TarFile.open(fileobj=reader, mode="r|", **settings)  # type: ignore[call-overload]
+    while True:
+        with _making_sense(reader, number):
+            member = archive.next()
+        if member is None:
+            break
+        archive.members = []  # else all are kept
+        number += 1
+        if number > MAX_MEMBERS:
+            raise Damaged("expansion", f"more than {MAX_MEMBERS} members")
+        path = member_name(member.name)
+        if not member.isdir() and not (path is not None and excluded(path)):
+            _take_tar_member(number, path, member, archive, reader, intake, None if suffix else item.file)
+            yield from intake.batches()
+    with _making_sense(reader, number):
+        while rest := archive.fileobj.read(1 << 20):  # padding; a compressed stream's checksum comes after it
+            if rest.strip(b"\0"):
+                raise Damaged("damaged", f"more follows the end of the tar, before byte {reader.at}")
+
+
+@contextmanager
+def _making_sense(reader: Reader, number: int) -> Iterator[None]:
+    """Of hostile headers tarfile raises whatever happens to go wrong: all of it is damage."""
     try:
-        settings: dict[str, Any] = {"tarinfo": _Member, "encoding": "utf-8", "errors": "surrogateescape"}
-        with tarfile.open(fileobj=reader, mode="r|", **settings) as archive:  # type: ignore[call-overload]
-            while (member := archive.next()) is not None:
-                archive.members = []  # else all are kept
-                number += 1
-                if number > MAX_MEMBERS:
-                    raise Damaged("expansion", f"more than {MAX_MEMBERS} members")
-                path = member_name(member.name)
-                if not member.isdir() and not (path is not None and excluded(path)):
-                    _take_tar_member(number, path, member, archive, intake, None if suffix else item.file)
-                    yield from intake.batches()
-            assert archive.fileobj is not None
-            while rest := archive.fileobj.read(1 << 20):  # padding; a compressed stream's checksum comes after it
-                if rest.strip(b"\0"):
-                    raise Damaged("damaged", f"more follows the end of the tar, before byte {reader.at}")
+        yield
     except PASSING:
         raise
-    except Exception as error:  # of hostile headers tarfile raises whatever happens to go wrong
-        kind = "truncated" if "end of data" in str(error) else "damaged"
-        raise Damaged(
-            kind, f"the tar makes no sense about byte {reader.at}, after {number} members ({error})"
-        ) from None
+    except Exception as error:
+        reason = "truncated" if "end of data" in str(error) else "damaged"
+        where = f"about byte {reader.at}, after {number} members"
+        raise Damaged(reason, f"the tar makes no sense {where} ({type(error).__name__}: {error})") from None
 
 
 def _take_tar_member(
-    number: int, path: str | None, member: Any, archive: tarfile.TarFile, intake: Intake, file: bytes | None
+    number: int, path: str | None, member: Any, archive: Any, reader: Reader, intake: Intake, file: bytes | None
 ) -> None:
     """Take in a member. Of a plain tar, `file`, the bytes stay where they are."""
     if path is None:
@@ -115,9 +126,8 @@ def _take_tar_member(
         kind = "sparse file" if member.issparse() else _TYPES.get(member.type, f"type {member.type!r}")
         intake.reject(path, "not a regular file", kind)
     elif intake.wants_member(path, member.size):
-        opened = archive.extractfile(member)
-        assert opened is not None
-        raw = opened.read(member.size)
+        with _making_sense(reader, number):
+            raw = archive.extractfile(member).read(member.size)
         if len(raw) != member.size:
             raise Damaged("truncated", f"{_shown(member.name)} ends after {len(raw)} of {member.size} bytes")
         place = Place(file, member.offset_data, member.size, SPAN) if file is not None else None

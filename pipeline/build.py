@@ -46,7 +46,7 @@ def build(config: BuildConfig) -> int:
     check_runner(config)
     inputs = corpora(config.corpus)
     with locked(config.out):
-        inventory = take_inventory(inputs, config.exclude, config.out)
+        inventory = take_inventory(inputs, config.exclude, config.out, config.content_column)
         identity, stages = config.identity(), config.stages()
         if config.fingerprint == "content":
             inventory.content = content_fingerprint(inventory, config.workers)

@@ -15,7 +15,7 @@ from shards.errors import ByteproxyError
 DEFAULT_VIEWS = "sentencepiece gzip zstd brotli"
 
 # The versions of the algorithms that decide a set's documents, order and bytes: raise one when its results change.
-STAGES = {"read": 2, "languages": 1, "filter": 1, "deduplicate": 1, "choose": 1, "split": 1, "sample": 1, "shard": 1}
+STAGES = {"read": 2, "languages": 2, "filter": 1, "deduplicate": 1, "choose": 1, "split": 1, "sample": 1, "shard": 1}
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class BuildConfig:
     max_bytes: int = 16 << 20
     keep_binary: bool = False
     max_expansion: int = EXPANSION
+    content_column: str | None = None  # of Parquet files; None: by its name
     val_fraction: float = 0.02
     seed: int = 0
     shard_bytes: int = 128 << 20

@@ -49,7 +49,7 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     filters = Filters(
         languages, config.narrowed, config.max_bytes, config.keep_binary, config.cleaning.rules, config.cleaning.scrub
     )
-    options = ReadOptions(config.exclude, config.max_expansion)
+    options = ReadOptions(config.exclude, config.max_expansion, config.content_column)
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS
 

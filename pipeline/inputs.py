@@ -21,8 +21,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.formats import KNOWN, kind_of
+from pipeline.items import Archive, Files, Lines, Packed, Unsought, text_of
 from pipeline.records import Rejection
-from pipeline.storage import Location, RemotePath, absolute, join, location, name_of
+from pipeline.storage import Location, RemotePath, absolute, join, location, name_of, open_file
+from pipeline.streams import Damaged
+from pipeline.tables import row_items
 from shards.errors import ByteproxyError
 from shards.store import is_remote
 
@@ -32,44 +35,6 @@ EXCLUDED = (
 ZIP_PART_BYTES = 64 << 20  # a work item of a zip
 ITEM_BYTES = 8 << 20  # a work item of files, or a range of lines
 ITEM_FILES = 512
-
-
-class Files(NamedTuple):
-    """Files of a folder: names relative to `root`, all as the operating system spells them."""
-
-    input: str
-    root: bytes
-    names: list[bytes]
-    size: int  # bytes of them all, read or not
-
-
-class Lines(NamedTuple):
-    """The lines of a JSONL file that begin in [start, end)."""
-
-    input: str
-    file: bytes
-    start: int
-    end: int
-
-
-class Packed(NamedTuple):
-    """A compressed JSONL file, to be unpacked into scratch before it can be cut into ranges."""
-
-    input: str
-    file: bytes
-
-
-class Archive(NamedTuple):
-    """A tar or a zip, or the `part`th of `parts` of a zip."""
-
-    input: str
-    file: bytes
-    part: int
-    parts: int
-    size: int  # bytes of the input that it stands for
-
-
-Unsought = Archive  # what cannot be sought, and is spooled document by document
 
 
 @dataclass
@@ -123,7 +88,9 @@ def corpora(specs: Sequence[str]) -> list[Corpus]:
             depth[path] += 1
 
 
-def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Location) -> Inventory:
+def take_inventory(
+    found: Sequence[Corpus], exclude: Sequence[str], out: Location, content_column: str | None = None
+) -> Inventory:
     """List the corpora. `out` is skipped, should it lie inside one of them. Raises ByteproxyError for an empty URL."""
     inventory = Inventory()
     digest = blake2b(digest_size=16)
@@ -163,10 +130,22 @@ def take_inventory(found: Sequence[Corpus], exclude: Sequence[str], out: Locatio
                 parts = -(-size // ZIP_PART_BYTES) or 1 if kind == "zip" else 1
                 share = size // parts
                 inventory.unsought += [Archive(corpus.name, root, part, parts, share) for part in range(parts)]
+            elif kind == "parquet":
+                _list_table(corpus.name, root, size, content_column, inventory)
             else:
                 inventory.lines += line_ranges(corpus.name, root, size)
     inventory.fingerprint = digest.hexdigest()
     return inventory
+
+
+def _list_table(name: str, file: bytes, size: int, content_column: str | None, inventory: Inventory) -> None:
+    """Cut a Parquet file by its footer. One that cannot be read is a rejection, and counts as one document found."""
+    try:
+        with open_file(file) as source:
+            inventory.unsought += row_items(name, file, source, size, content_column)
+    except Damaged as damage:
+        inventory.rejected.append(Rejection(name, name, None, None, damage.reason, damage.value))
+        inventory.found += 1
 
 
 def line_ranges(name: str, file: bytes, size: int) -> list[Lines]:
@@ -288,8 +267,3 @@ def _corpus_path(spec: str) -> Path:
     if not os.access(path, os.R_OK):
         raise ByteproxyError(f"corpus {spec}: Permission denied")
     return path
-
-
-def text_of(name: bytes) -> str:
-    """A file name as text: what is not UTF-8 is written as \\x escapes."""
-    return name.decode("utf-8", "backslashreplace")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.admit import Known, Row, admit
+from pipeline.fields import Described
 from pipeline.filters import Filters
-from pipeline.inputs import text_of
+from pipeline.items import text_of
 from pipeline.languages import language_of
 from pipeline.records import SPAN, Place, Rejection
 from pipeline.streams import Damaged
@@ -19,7 +20,6 @@ from shards.hashing import keyed_hash
 
 BATCH = 10_000  # rows that are held before they are handed on
 
-Described = tuple[str | None, str | None, str | None, str | None]  # source, path, language, licence
 Batch = tuple[list[Row], list[Rejection]]
 
 

@@ -45,6 +45,10 @@ _SAME = {
 _ALIASES = {
     "cpp": "c++", "cxx": "c++", "csharp": "c#", "cs": "c#", "fsharp": "f#", "js": "javascript", "py": "python",
     "golang": "go", "rb": "ruby", "rs": "rust", "sh": "shell", "objc": "objective-c", "md": "markdown", "yml": "yaml",
+    "c-sharp": "c#", "f-sharp": "f#", "visual basic": "vb", "visual-basic": "vb", "assembly": "asm",
+    "batchfile": "batch", "common lisp": "lisp", "common-lisp": "lisp", "emacs lisp": "lisp", "emacs-lisp": "lisp",
+    "racket": "scheme", "viml": "vim", "vim script": "vim", "systemverilog": "system-verilog",
+    "restructuredtext": "rst", "protocol buffer": "proto", "protocol-buffer": "proto", "literate haskell": "haskell",
 } | _SAME  # fmt: skip
 _MORE = {  # suffixes that the library does not know
     "tcc": "c++", "txx": "c++", "mts": "typescript", "cts": "typescript", "d": "d", "t": "perl", "raku": "perl",

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pipeline.admit import Known, Row, admit
+from pipeline.fields import TEXT_KEYS, describe, grouping_of
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, text_of
-from pipeline.languages import language_of, normalise
+from pipeline.languages import language_of
 from pipeline.records import JSON_LINE, WHOLE_FILE, Place, Rejection, shown_place
 from pipeline.scrub import Stored, scrub
 from pipeline.storage import AHEAD, join, open_file, read_at, size_of
@@ -24,13 +25,6 @@ from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES, document_id
 from shards.store import is_remote
 
-TEXT_KEYS = ("text", "content")
-KEYS = {  # where else a field's value may be found, by the names that public data sets use
-    "source": ("source", "repo_name", "repository_name", "repo", "max_stars_repo_name"),
-    "path": ("path", "file_path", "max_stars_repo_path"),
-    "language": ("language", "lang", "programming_language"),
-    "licence": ("licence", "license"),
-}
 LINE_OVERHEAD = 1 << 20  # bytes that a JSON line may take beyond its text, and six times the text for its escapes
 
 
@@ -95,7 +89,7 @@ def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection
             raw, source, path, language, licence = fields
             place = Place(item.file, offset, length, JSON_LINE)
             known = Known(
-                item.input, source, path, language, licence, _grouping(source, path, item.input), place, offset
+                item.input, source, path, language, licence, grouping_of(source, path, item.input), place, offset
             )
             admit(raw, known, filters, rows, rejected)
     return rows, rejected
@@ -112,11 +106,7 @@ def parse_line(line: bytes) -> tuple[bytes, str | None, str | None, str | None, 
     text = next((body[key] for key in TEXT_KEYS if isinstance(body.get(key), str)), None)
     if text is None:
         raise ValueError(f"no text: a string under {' or '.join(TEXT_KEYS)} is expected, keys found: {list(body)[:8]}")
-    source, path, language, licence = (
-        _text_value(body, KEYS[key]) for key in ("source", "path", "language", "licence")
-    )
-    language = normalise(language) if language else language_of(path) if path else None
-    return text.encode("utf-8", "surrogatepass"), source, path, language, licence
+    return text.encode("utf-8", "surrogatepass"), *describe(body)
 
 
 def read_again(place: Place, identity: bytes) -> bytes:
@@ -170,23 +160,6 @@ def read_many(documents: Iterable[tuple[Place, bytes, bytes | None]]) -> Iterato
 def _drained(waiting: "deque[Future[Stored]]") -> Iterator[Stored]:
     while waiting:
         yield waiting.popleft().result()
-
-
-def _grouping(source: str | None, path: str | None, name: str) -> str | None:
-    """What a JSONL document is split by: its repository and folders, or, knowing neither, itself."""
-    folders = path.strip("/").rpartition("/")[0] if path else ""
-    if source is None and not folders:
-        return None
-    return "/".join(part for part in (source or name, folders) if part)
-
-
-def _text_value(body: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first non-empty string under one of the keys, in a form that UTF-8 can hold."""
-    for key in keys:
-        value = body.get(key)
-        if isinstance(value, str) and value:
-            return value.encode("utf-8", "backslashreplace").decode()
-    return None
 
 
 def _hash_stream(file: BinaryIO) -> bytes:

@@ -6,12 +6,14 @@ from typing import Any
 
 from pipeline.archives import read_archive
 from pipeline.filters import Filters
-from pipeline.inputs import Archive, Unsought, member_excluder
+from pipeline.inputs import member_excluder
 from pipeline.intake import Batch, Intake, Pile, PileError, pile_name
+from pipeline.items import Archive, Rows, Unsought
 from pipeline.scratch import Scratch
 from pipeline.storage import name_of, open_file, size_of, writing
+from pipeline.tables import read_rows
 
-KINDS: dict[str, type[Unsought]] = {kind.__name__.lower(): kind for kind in (Archive,)}
+KINDS: dict[str, type[Unsought]] = {kind.__name__.lower(): kind for kind in (Archive, Rows)}
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class ReadOptions:
 
     exclude: tuple[str, ...]
     expansion: int
+    content_column: str | None
 
 
 def as_item(parts: Unsought) -> tuple[Any, ...]:
@@ -58,5 +61,7 @@ def _read(item: Unsought, intake: Intake, options: ReadOptions) -> Iterator[Batc
         size = size_of(file)
         if size is None:
             intake.reject(item.input, "not a regular file", "changed while it was read")
+        elif isinstance(item, Rows):
+            yield from read_rows(item, file, size, intake, options.content_column, options.expansion)
         else:
             yield from read_archive(item, file, size, intake, member_excluder(options.exclude), options.expansion)

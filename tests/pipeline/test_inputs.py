@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -53,8 +54,17 @@ def as_zip(code: Path, target: Path) -> None:
             archive.write(path, path.relative_to(code))
 
 
-@pytest.mark.parametrize(("name", "make"), [("code.tgz", as_tar), ("code.zip", as_zip)])
-def test_an_archive_of_a_folder_gives_its_documents(
+def as_parquet(code: Path, target: Path) -> None:
+    files = sorted(path for path in code.rglob("*") if path.is_file())
+    columns = {
+        "max_stars_repo_path": [str(path.relative_to(code)) for path in files],
+        "content": [path.read_bytes() for path in files],
+    }
+    pq.write_table(pa.table(columns), target, row_group_size=30)
+
+
+@pytest.mark.parametrize(("name", "make"), [("code.tgz", as_tar), ("code.zip", as_zip), ("code.parquet", as_parquet)])
+def test_another_form_of_a_folder_gives_its_documents(
     name: str, make: Callable[[Path, Path], None], code: Path, from_folder: Path, tmp_path: Path
 ) -> None:
     make(code, tmp_path / name)
@@ -65,14 +75,16 @@ def test_an_archive_of_a_folder_gives_its_documents(
 
 
 @pytest.mark.slow
-def test_sets_from_archives_are_the_same_with_any_number_of_workers(
+def test_sets_from_archives_and_tables_are_the_same_with_any_number_of_workers(
     code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     as_tar(code, tmp_path / "a.tar.gz")
     as_zip(code, tmp_path / "b.zip")
+    as_parquet(code, tmp_path / "c.parquet")
+    monkeypatch.setattr("pipeline.tables.ITEM_BYTES", 500_000)
     monkeypatch.setattr("pipeline.inputs.ZIP_PART_BYTES", 100_000)
     monkeypatch.setattr("pipeline.build.SURVEY_ALONE", 0)
-    corpus = f"{tmp_path / 'a.tar.gz'},{tmp_path / 'b.zip'}"
+    corpus = f"{tmp_path / 'a.tar.gz'},{tmp_path / 'b.zip'},{tmp_path / 'c.parquet'}"
     for workers, block in ((1, "8M"), (2, "100k"), (3, "300k")):
         run_build(corpus, tmp_path / str(workers), "--workers", str(workers), "--block-bytes", block)
     assert digests(tmp_path / "1") == digests(tmp_path / "2") == digests(tmp_path / "3")

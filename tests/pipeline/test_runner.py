@@ -102,7 +102,7 @@ def test_every_step_can_be_shipped(scratch: Scratch) -> None:
     task = EncodeTask(scratch, (), {"pyarrow": "1"}, layout, 0, 1.0, 1 << 20)
     filters = Filters(frozenset({"c"}), False, 1, False)
     steps = [
-        survey.Unpack(scratch, 9), survey.Read(filters, ReadOptions((), 9), 4, scratch), survey.Deduplicate(),
+        survey.Unpack(scratch, 9), survey.Read(filters, ReadOptions((), 9, None), 4, scratch), survey.Deduplicate(),
         survey.AssignGroups(0),
         survey.SumBuckets(), survey.KeyByBlock(0, 1), survey.SampleFn(1), survey.SaveSample(scratch),
         survey.SaveIndex(scratch), survey.KeyRejected(1), survey.SaveRejected(1, scratch), EncodeBlock(task),
