@@ -35,6 +35,7 @@ examples:
   python -m pipeline build ~/src/linux --out data/linux
   python -m pipeline build code.jsonl.gz,~/src/cpython --views "sentencepiece:vocab=32768 gzip" --workers 8
   python -m pipeline build ~/src --sample-rate 0.01 --limit 10000
+  python -m pipeline build ~/src --workers 8 --dry-run
   python -m pipeline build ~/src --languages "python c" --exclude vendor --exclude '*_pb2.py'
   python -m pipeline build more.jsonl --out data/more --codecs-from data/linux
   python -m pipeline build ~/src --clean --rule longest-line=500 --no-rule bytes --licences permissive
@@ -155,6 +156,12 @@ def _smaller_flags(add: Callable[..., object]) -> None:
         help="take this share of the documents, by keyed hash; a smaller share lies within a larger one (default: 1.0)",
     )
     add("--limit", type=int, metavar="N", help="take N documents at most, the first in the order of the same hash")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="build nothing: say what a build would give and take, from 1%% of the corpus that goes through all steps",
+    )
+    add("--price-per-hour", type=float, metavar="P", help="with --dry-run: of a machine, to estimate the cost")
 
 
 def _reuse_flags(add: Callable[..., object]) -> None:
@@ -228,6 +235,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runner=flags.runner,
         beam_args=tuple(others),
     )
+    if flags.dry_run:
+        from pipeline.dryrun import dry_run
+
+        return dry_run(config, flags.price_per_hour)
+    if flags.price_per_hour is not None:
+        raise ByteproxyError("--price-per-hour is for --dry-run")
     return build(config)
 
 

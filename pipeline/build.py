@@ -60,7 +60,7 @@ def build(config: BuildConfig) -> int:
         try:
             if prepare(scratch, config.out, state):
                 _say("going on from where a former build of this set was stopped")
-            _Build(config, inventory, scratch).run()
+            Build(config, inventory, scratch).run()
         except KeyboardInterrupt:
             _say(f"stopped: the same command goes on from what is in {scratch.root}")
             raise
@@ -71,7 +71,7 @@ def build(config: BuildConfig) -> int:
     return 0
 
 
-class _Build:
+class Build:
     """One build: what its stages hand to each other."""
 
     def __init__(self, config: BuildConfig, inventory: Inventory, scratch: Scratch) -> None:
