@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.cleaning import add_flags, parse_cleaning, print_rules
+from pipeline.set_commands import add_commands, run_command
 from shards.cli import run
 from shards.errors import ByteproxyError
 from shards.store import is_remote
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m pipeline", description="From a corpus to a shard set.", allow_abbrev=False
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{build,rules}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("rules", help="show the rules of cleaning: what they measure, limits, where published")
     flags = commands.add_parser(
         "build",
@@ -126,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
         help="share of documents decoded and compared (default: 1.0, all)",
     )
     add_flags(flags)
+    add_commands(commands)
     return top
 
 
@@ -192,6 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if others:
             raise ByteproxyError(f"rules takes no arguments, {others[0]!r} found")
         return print_rules()
+    if flags.command != "build":
+        return run_command(flags, others, _flags_of(top, flags.command))
     from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes
     from pipeline.languages import parse_languages
     from pipeline.reuse import choose_views
@@ -244,6 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return build(config)
 
 
+def _flags_of(top: argparse.ArgumentParser, command: str) -> set[str]:
+    """The flags of a command."""
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    return set(commands.choices[command]._option_string_actions)
+
+
 def _check_beam_flags(others: Sequence[str], top: argparse.ArgumentParser) -> None:
     """Beam only warns of a flag that it does not know. Raises ByteproxyError, with the nearest name that exists."""
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -253,9 +263,8 @@ def _check_beam_flags(others: Sequence[str], top: argparse.ArgumentParser) -> No
         add = getattr(options, "_add_argparse_args", None)
         if add is not None:
             add(beam)
-    build = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction)).choices["build"]
     known = set(beam._option_string_actions)
-    expected = sorted(known | set(build._option_string_actions))
+    expected = sorted(known | _flags_of(top, "build"))
     for flag in others:
         name = flag.partition("=")[0]
         if name.startswith("--") and name not in known:

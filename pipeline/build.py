@@ -16,7 +16,7 @@ from pipeline.config import BuildConfig
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
 from pipeline.engines import check_runner
 from pipeline.fingerprint import content_fingerprint
-from pipeline.fit import choose_sample, fit_view, needs_fit
+from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
 from pipeline.formats import stem_of
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.progress import Watch
@@ -134,7 +134,7 @@ class Build:
                 fitted.append(copy_codec(self.config.codecs_from, spec.name, given[spec.name], self.scratch.staged))
             elif spec.name in needs_fit(self.config):
                 with Watch(self.scratch.progress, "fit", title, None):
-                    fitted.append(fit_view(spec, chosen, self.scratch.staged))
+                    fitted.append(fit_view(spec, read_sample(chosen), self.scratch.staged))
             else:
                 fitted.append(fit_view(spec, [], self.scratch.staged))
         self._took("fit", perf_counter() - begin)

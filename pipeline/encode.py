@@ -24,7 +24,7 @@ from pipeline.statistics import block_statistics
 from pipeline.storage import Location, local_folder, writing
 from pipeline.twins import TwinIndex
 from pipeline.versions import expect_versions, versions_here
-from shards.codecs import Codec, load_codec
+from shards.codecs import Codec, Encoded, load_codec
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 from shards.manifest import Chunk, RowGroup, ShardFile, View
@@ -61,6 +61,33 @@ def codec_seconds(views: Iterable[View], blocks: Sequence[Mapping[str, Any]]) ->
         }
         for view in views
     }
+
+
+def is_checked(share: float, seed: int, identity: bytes) -> bool:
+    """Is a document among the share of those that are decoded again?"""
+    return share >= 1 or keyed_hash("check", seed, identity) < share * 2**64
+
+
+def encode_document(
+    raw: bytes, codecs: Mapping[str, Codec], check: bool, seconds: Mapping[str, list[float]], where: str
+) -> dict[str, Encoded]:
+    """A document in each view; with `check` decoded again and compared. Adds to each view's `seconds` (encode, decode).
+
+    Raises ByteproxyError if a view does not decode to `raw`; `where`: the document's place, for that message.
+    """
+    encoded = {}
+    for name, codec in codecs.items():
+        spent = seconds[name]
+        started = perf_counter()
+        result = encoded[name] = codec.encode(raw)
+        middle = perf_counter()
+        spent[0] += middle - started
+        if check:
+            decoded = codec.decode(result.symbols, len(raw))
+            spent[1] += perf_counter() - middle
+            if decoded != raw:
+                raise ByteproxyError(f"view {name}: {where} does not decode to its own bytes; report this")
+    return encoded
 
 
 class EncodeBlock(beam.DoFn):
@@ -104,21 +131,10 @@ class EncodeBlock(beam.DoFn):
                 sums = scrubbed.setdefault(kind, {"documents": 0, "places": 0})
                 sums["documents"] += 1
                 sums["places"] += count
-            check = self._is_checked(identity)
+            check = is_checked(self.task.check, self.task.seed, identity)
             checked += check
-            encoded = {}
-            for view in views:
-                codec, spent = self.codecs[view.name], seconds[view.name]
-                started = perf_counter()
-                result = encoded[view.name] = codec.encode(raw)
-                middle = perf_counter()
-                spent[0] += middle - started
-                if check:
-                    decoded = codec.decode(result.symbols, len(raw))
-                    spent[1] += perf_counter() - middle
-                    if decoded != raw:
-                        where = f"{source}/{path}" if path else f"{source}, id {identity.hex()}"
-                        raise ByteproxyError(f"view {view.name}: {where} does not decode to its own bytes; report this")
+            where = f"{source}/{path}" if path else f"{source}, id {identity.hex()}"
+            encoded = encode_document(raw, self.codecs, check, seconds, where)
             if split == "train":
                 twins.update(self.twins.twins_of(raw))
             documents.append(Document(raw, source, path, language, licence, source_id and source_id.hex(), encoded))
@@ -136,10 +152,6 @@ class EncodeBlock(beam.DoFn):
         facts["statistics"] = block_statistics(encoded_block, views) | {"scrubbed": scrubbed}
         ended = perf_counter()
         save_json(scratch.block_facts(split, block), facts | {"gathering": ended - started, "total": ended - begin})
-
-    def _is_checked(self, identity: bytes) -> bool:
-        share = self.task.check
-        return share >= 1 or keyed_hash("check", self.task.seed, identity) < share * 2**64
 
     def teardown(self) -> None:
         if hasattr(self, "counter"):

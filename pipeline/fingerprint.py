@@ -43,6 +43,7 @@ def _batches(inventory: Inventory) -> Iterator[Batch]:
         yield [(item.input, name, join(item.root, name)) for name in item.names]
     single = {lines.file: lines.input for lines in inventory.lines}
     single |= {packed.file: packed.input for packed in inventory.packed}
+    single |= {unsought.file: unsought.input for unsought in inventory.unsought}
     for file, name in single.items():
         yield [(name, b"", file)]
 

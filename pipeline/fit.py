@@ -4,9 +4,12 @@ The survey has left, for each language, the documents with the lowest keyed draw
 the sample: a floor, so that a small language has its symbols too, and the rest by its share of the bytes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from pipeline.config import BuildConfig
 from pipeline.records import Place, load_table, places
@@ -36,28 +39,32 @@ def choose_sample(scratch: Scratch, available: Mapping[str, int], sample_bytes: 
     chosen: list[tuple[int, Chosen]] = []
     for language, quota in quotas(available, sample_bytes).items():
         candidates = load_table(scratch.sample(language))
-        columns = (candidates[name].to_pylist() for name in ("draw", "size", "id", "source_id"))
-        used = 0
-        for draw, size, identity, source_id, place in zip(*columns, places(candidates), strict=True):
-            if used >= quota:
-                break
-            used += min(size, SAMPLE_CAP)
-            chosen.append((draw, (place, identity, source_id)))
+        count = within_quota(candidates["size"].to_numpy(), quota)
+        columns = (candidates[name].to_pylist() for name in ("draw", "id", "source_id"))
+        rows = zip(*columns, places(candidates), strict=True)
+        chosen += [(draw, (place, identity, source_id)) for draw, identity, source_id, place in islice(rows, count)]
     return [document for _, document in sorted(chosen, key=lambda drawn: drawn[0])]
+
+
+def within_quota(sizes: np.ndarray, quota: int) -> int:
+    """How many of a language's candidates, in order, fill its quota: the last one may go beyond it."""
+    capped = np.minimum(sizes, SAMPLE_CAP)
+    return int(np.searchsorted(np.cumsum(capped) - capped, quota))
 
 
 def read_sample(chosen: list[Chosen]) -> Iterator[bytes]:
     """The sample's documents; of a huge one the first whole lines."""
-    for place, identity, source_id in chosen:
-        raw = read_stored(place, identity, source_id).raw
-        if len(raw) > SAMPLE_CAP:
-            raw = raw[: raw.rfind(b"\n", 0, SAMPLE_CAP) + 1 or SAMPLE_CAP]
-        yield raw
+    return (capped(read_stored(place, identity, source_id).raw) for place, identity, source_id in chosen)
 
 
-def fit_view(spec: ViewSpec, chosen: list[Chosen], staged: Location) -> tuple[View, Codec]:
+def capped(raw: bytes) -> bytes:
+    """A document, or of a huge one the first whole lines."""
+    return raw if len(raw) <= SAMPLE_CAP else raw[: raw.rfind(b"\n", 0, SAMPLE_CAP) + 1 or SAMPLE_CAP]
+
+
+def fit_view(spec: ViewSpec, sample: Iterable[bytes], staged: Location) -> tuple[View, Codec]:
     """Fit one view's codec and save it in the staged set under a name that holds its digest."""
-    codec = codec_class(spec.kind).fit(read_sample(chosen), **spec.options)
+    codec = codec_class(spec.kind).fit(sample, **spec.options)
     with TemporaryDirectory(prefix="byteproxy-") as draft:
         temporary = Path(draft) / spec.name
         codec.save(temporary)

@@ -1,9 +1,11 @@
 """The two Beam graphs of a build, top to bottom. Between them the codecs are fitted, on train documents only.
+Below them that of `add-view`, which reads a set.
 
     survey: inputs -> read -> deduplicate -> choose -> split -> blocks of records  (keys and places; no bytes travel)
     encode: blocks -> encode and check -> join into shards                          (bytes go from and to files)
+    add views: rows of a set -> encode and check -> write its shards anew           (the same)
 
-Steps are in `survey.py` and `encode.py`. Both graphs hold for any runner that sees the same files.
+Steps are in `survey.py`, `encode.py` and `append.py`. The graphs hold for any runner that sees the same files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
+from pipeline.append import AppendTask, EncodeRows, JoinRows
 from pipeline.choose import choose
 from pipeline.config import BuildConfig
 from pipeline.dedup import bucket_count
@@ -20,6 +23,7 @@ from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
 from pipeline.filters import Filters
 from pipeline.inputs import Inventory
 from pipeline.records import REJECTED, pack, table, unpack
+from pipeline.rows import Rows
 from pipeline.scratch import Scratch, save_json
 from pipeline.split import folder_bytes, is_big
 from pipeline.survey import (
@@ -119,6 +123,17 @@ def encode(root: beam.Pipeline, blocks: Sequence[tuple[str, int]], task: EncodeT
         | "encode" >> beam.ParDo(EncodeBlock(task))
         | "by shard" >> beam.GroupByKey()
         | "join" >> beam.ParDo(JoinShard(task))
+    )
+
+
+def add_views(root: beam.Pipeline, rows: Sequence[Rows], task: AppendTask) -> None:
+    """Encode the rows of a set in further views and write its shards anew."""
+    (
+        root
+        | "rows" >> beam.Create([tuple(part) for part in rows])
+        | "encode" >> beam.ParDo(EncodeRows(task))
+        | "by shard" >> beam.GroupByKey()
+        | "join" >> beam.ParDo(JoinRows(task))
     )
 
 

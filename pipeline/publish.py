@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.former import as_built
 from pipeline.report import REPORT
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.storage import Location, remove_tree, write_whole
@@ -68,14 +69,17 @@ def finished_set(
             raise ByteproxyError(f"{out / SCRATCH} was not made by a build: choose another --out")
         return False
     manifest = Manifest.parse((out / MANIFEST_NAME).read_bytes(), str(out / MANIFEST_NAME))
+    built = as_built(manifest)
     differing = [
         f"{name}: {_show(there.get(name))} there, {_show(here.get(name))} asked for"
-        for there, here in ((manifest.config, config), (manifest.stages, stages))
+        for there, here in ((built[0], config), (built[1], stages))
         for name in sorted({*there, *here})
         if there.get(name) != here.get(name)
     ]
     if differing:
-        raise ByteproxyError(f"{out} holds a set of another config ({'; '.join(differing)}): choose another --out")
+        hint = " (a view can be added: add-view)" if differing[0].startswith("views:") else ""
+        text = f"{out} holds a set of another config ({'; '.join(differing)}): choose another --out{hint}"
+        raise ByteproxyError(text)
     try:
         inputs = load_json(out / REPORT)["inputs"]
         known, known_content = inputs["fingerprint"], inputs.get("content")
@@ -100,13 +104,7 @@ def finished_set(
 
 def prepare(scratch: Scratch, out: Location, state: Mapping[str, Any]) -> bool:
     """Make the scratch ready; True if it holds the beginnings of this very build, which then goes on from them."""
-    going_on = False
-    if scratch.root.exists():
-        _wait_for_orphans(scratch)
-        with contextlib.suppress(OSError, ValueError):
-            going_on = load_json(scratch.state) == state
-        if not going_on:
-            scratch.remove()
+    going_on = _is_of(scratch, state)
     for name in FOLDERS:  # no manifest holds them
         if isinstance(out, Path) and isinstance(scratch.staged, Path):
             if going_on and (out / name).exists() and not (scratch.staged / name).exists():
@@ -115,10 +113,33 @@ def prepare(scratch: Scratch, out: Location, state: Mapping[str, Any]) -> bool:
                 shutil.rmtree(out / name)
         elif not going_on:
             remove_tree(out / name)
+    _begin(scratch, state)
+    return going_on
+
+
+def prepare_beside(scratch: Scratch, state: Mapping[str, Any]) -> bool:
+    """The same for work beside a set that is there, of which nothing is touched."""
+    going_on = _is_of(scratch, state)
+    _begin(scratch, state)
+    return going_on
+
+
+def _is_of(scratch: Scratch, state: Mapping[str, Any]) -> bool:
+    """Does the scratch belong to this state? Else it is removed."""
+    going_on = False
+    if scratch.root.exists():
+        _wait_for_orphans(scratch)
+        with contextlib.suppress(OSError, ValueError):
+            going_on = load_json(scratch.state) == state
+        if not going_on:
+            scratch.remove()
+    return going_on
+
+
+def _begin(scratch: Scratch, state: Mapping[str, Any]) -> None:
     scratch.local.mkdir(parents=True, exist_ok=True)
     save_json(scratch.state, state)
     shutil.rmtree(scratch.progress, ignore_errors=True)
-    return going_on
 
 
 def publish(scratch: Scratch, out: Location, manifest: Manifest, texts: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.former import ADDED
 from pipeline.statistics import merged, ranked_values
 from shards.errors import ByteproxyError
 from shards.manifest import Manifest
@@ -106,7 +107,7 @@ def describe(
     }
     total = merged(by_split.values())
     widths = {view.name: view.width for view in manifest.views}
-    views = {spec["name"]: spec for spec in manifest.config["views"]}
+    views = {spec["name"]: spec for spec in [*manifest.config["views"], *manifest.config.get(ADDED, [])]}
     return {
         "format": FORMAT,
         "identity": manifest.identity,

@@ -78,11 +78,14 @@ def copy_codec(location: str, name: str, digest: str, staged: Location) -> tuple
 
 def describe(shard_set: ShardSet) -> str:
     """The views of a set as one would ask for them."""
-    specs = []
-    for name, view in shard_set.views.items():
-        options = ",".join(f"{option}={value}" for option, value in shard_set.codec(name).settings.items())
-        specs.append(f"{'' if name == view.kind else f'{name}='}{view.kind}{':' if options else ''}{options}")
-    return ", ".join(specs) or "no views"
+    views = (ViewSpec(n, view.kind, shard_set.codec(n).settings) for n, view in shard_set.views.items())
+    return ", ".join(map(spec_text, views)) or "no views"
+
+
+def spec_text(spec: ViewSpec) -> str:
+    """A view as one asks for it, with all its options."""
+    options = ",".join(f"{option}={value}" for option, value in spec.options.items())
+    return f"{'' if spec.name == spec.kind else f'{spec.name}='}{spec.kind}{':' if options else ''}{options}"
 
 
 def _options_named(text: str) -> set[str]:

@@ -86,6 +86,10 @@ class Scratch:
         """A finished shard's entry of the manifest; written after it."""
         return self.root / "shards" / f"{split}-{shard:05d}.json"
 
+    def shard_statistics(self, split: str, shard: int) -> Location:
+        """What was counted in a shard of rows of other sets; written before its facts."""
+        return self.root / "statistics" / f"{split}-{shard:05d}.json"
+
     def remove(self) -> None:
         """Remove the scratch, and only it."""
         remove_tree(self.root)

@@ -111,14 +111,20 @@ def built(troubled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the command line as a user would; it must end with exit code 2 and one line, which is returned."""
+def fails(fails_with: Callable[..., str]) -> Callable[..., str]:
+    """Run `build` as a user would; it must end with exit code 2 and one line, which is returned."""
+    return lambda *arguments: fails_with("build", *arguments)
+
+
+@pytest.fixture
+def fails_with(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The same for any command."""
 
     def run_it(*arguments: str) -> str:
         from shards.cli import run
 
         with pytest.raises(SystemExit) as stop:
-            run(lambda: main(["build", *arguments]))
+            run(lambda: main(list(arguments)))
         assert stop.value.code == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
         assert len(lines) == 1, lines

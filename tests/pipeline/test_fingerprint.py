@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,10 @@ def test_the_fingerprint_covers_every_kind_of_input_and_no_place_or_number_of_th
     corpus: Path, tmp_path: Path
 ) -> None:
     lines = "\n".join(json.dumps({"text": f"x = {n}\n"}) for n in range(50)).encode()
-    plain, packed = tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"
+    plain, packed, archive = (tmp_path / name for name in ("a.jsonl", "b.jsonl.gz", "c.tar"))
+    with tarfile.open(archive, "w") as tar:
+        tar.add(corpus / "json", "json")
+    inputs = (plain, packed, archive)
 
     def found(*paths: Path, threads: int = 1) -> str:
         inventory = take_inventory(corpora([str(path) for path in paths]), (), tmp_path / "out")
@@ -82,17 +86,17 @@ def test_the_fingerprint_covers_every_kind_of_input_and_no_place_or_number_of_th
         packed.write_bytes(gzip.compress(text, mtime=0))
 
     write(lines)
-    before = found(corpus, plain, packed)
-    assert found(packed, corpus, plain, threads=3) == before
+    before = found(corpus, *inputs)
+    assert found(*reversed(inputs), corpus, threads=3) == before
     shutil.copytree(corpus, tmp_path / "elsewhere" / "corpus", symlinks=True)
-    assert found(tmp_path / "elsewhere" / "corpus", plain, packed) == before
+    assert found(tmp_path / "elsewhere" / "corpus", *inputs) == before
     seen = {before}
-    for path in (plain, packed, corpus / "json" / "decoder.py"):
+    for path in (*inputs, corpus / "json" / "decoder.py"):
         path.write_bytes(path.read_bytes()[:-1] + b"?")
-        seen.add(found(corpus, plain, packed))
+        seen.add(found(corpus, *inputs))
     (corpus / "link.py").unlink()
     (corpus / "link.py").symlink_to("json/encoder.py")
-    seen.add(found(corpus, plain, packed))
+    seen.add(found(corpus, *inputs))
     (corpus / "added.txt").write_bytes(b"")
-    seen.add(found(corpus, plain, packed))
-    assert len(seen) == 6
+    seen.add(found(corpus, *inputs))
+    assert len(seen) == 7

@@ -1,0 +1,127 @@
+"""The commands that work on sets that are there: `python -m pipeline add-view`, `python -m pipeline merge`."""
+
+import argparse
+import difflib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from shards.errors import ByteproxyError
+from shards.store import is_remote
+
+ADD_VIEW = """\
+Add a view to a set that is there, reading the set only: the corpus is not needed. Documents, their order and their
+other views stay as they are, to the bit; every new value is decoded and compared, as in a build.
+
+A Parquet file takes no new columns, so every shard is written again under a new name (shard-00000-of-00012-g2.parquet);
+then the manifest is swapped in one step. Runs that have the set open go on undisturbed with the former files; runs that
+start later, or resume, find the new view. The former files stay, and take their room, until --prune removes them: give
+it when no run has the set open any more, for a run opens a file only when it comes to it.
+
+A codec that learns is fitted on train documents of the set, chosen like those of a build: the same keyed draws, the
+same quota of each language, with the seed and the --sample-bytes of the build where the set names them. So the set is
+the same as if it had been built with the view, but for the names of its files. Where documents were left out or joined
+since (merge), the sample is that of the documents that are there.
+"""
+ADD_VIEW_EXAMPLES = """\
+examples:
+  python -m pipeline add-view data/linux --view brotli:level=9
+  python -m pipeline add-view data/linux --view "small=sentencepiece:vocab=4096" --view zstd:dictionary=112K
+  python -m pipeline add-view data/more --view sentencepiece --codecs-from data/linux     one alphabet for both
+  python -m pipeline add-view data/linux --prune                                          remove what is not needed
+
+A run that was stopped goes on when it is started again; the set is as it was until the last step. A view that is there
+already is left alone.
+"""
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add these commands to the command line."""
+    add = _command(commands, "add-view", "add a view to a set, reading the set only", ADD_VIEW, ADD_VIEW_EXAMPLES)
+    add("set", metavar="SET", type=_folder, help="the folder of a shard set")
+    add(
+        "--view",
+        action="append",
+        default=[],
+        metavar="VIEW",
+        help="[NAME=]CODEC[:OPTION=VALUE,...]; may be repeated, or hold several, separated by blanks",
+    )
+    add(
+        "--codecs-from",
+        default="",
+        metavar="SET",
+        help="take the codecs of these views from another set (folder or URL) instead of fitting them",
+    )
+    add(
+        "--sample-bytes",
+        metavar="SIZE",
+        help="text that codecs are fitted on (default: as the set was built with, else 10M)",
+    )
+    add("--prune", action="store_true", help="at the end, remove shards and codecs that the manifest no longer names")
+    _running(add)
+
+
+def run_command(flags: argparse.Namespace, others: Sequence[str], known: Iterable[str]) -> int:
+    """Do what one of these commands was asked for. `others` is what it does not know, `known` its flags."""
+    for word in others:
+        near = difflib.get_close_matches(word.partition("=")[0], sorted(known), 1)
+        hint = f"; did you mean {near[0]}?" if near and word.startswith("-") else f": see {flags.command} --help"
+        raise ByteproxyError(f"{'no flag' if word.startswith('-') else 'unexpected argument'} {word}{hint}")
+    return _add_view(flags)
+
+
+def _add_view(flags: argparse.Namespace) -> int:
+    from pipeline.add_view import AddConfig, add_view
+    from pipeline.config import parse_bytes
+    from pipeline.reuse import Chosen, choose_views
+
+    text = " ".join(flags.view)
+    if not text.strip() and not flags.prune:
+        raise ByteproxyError("no view asked for: give --view, as in --view brotli:level=9 (or --prune)")
+    chosen = choose_views(text, flags.codecs_from) if text.strip() else Chosen((), ())
+    config = AddConfig(
+        folder=flags.set,
+        views=chosen.views,
+        codecs=chosen.codecs,
+        codecs_from=flags.codecs_from,
+        sample_bytes=parse_bytes(flags.sample_bytes) if flags.sample_bytes else None,
+        block_bytes=parse_bytes(flags.block_bytes),
+        check=flags.check,
+        workers=flags.workers if flags.workers is not None else len(os.sched_getaffinity(0)),
+        prune=flags.prune,
+    )
+    return add_view(config)
+
+
+def _folder(text: str) -> Path:
+    if is_remote(text):
+        raise ByteproxyError(
+            f"{text}: a set in a folder is expected; copy it to this machine, and back, its manifest last"
+        )
+    return Path(text).expanduser()
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, line: str, text: str, examples: str
+) -> Callable[..., object]:
+    return commands.add_parser(
+        name,
+        help=line,
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    ).add_argument
+
+
+def _running(add: Callable[..., object]) -> None:
+    """How it is run; none of it changes a byte of the set."""
+    add("--workers", type=int, metavar="N", help="processes (default: the CPUs that are free to us)")
+    add("--block-bytes", default="8M", metavar="SIZE", help="text a worker takes at a time (default: 8M)")
+    add(
+        "--check",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of documents decoded and compared (default: 1.0, all)",
+    )
