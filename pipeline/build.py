@@ -1,13 +1,12 @@
 """A build from beginning to end: survey, fit, encode, publish. A killed one goes on from the files that each leaves."""
 
 import errno
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 from pipeline import graph
 from pipeline.card import card
@@ -20,7 +19,7 @@ from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
 from pipeline.formats import stem_of
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.progress import Watch
-from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish
+from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file
 from pipeline.records import load_table, places
 from pipeline.report import REPORT, Report, describe, pretty
 from pipeline.reuse import copy_codec
@@ -30,12 +29,12 @@ from pipeline.scratch import Scratch, load_all, load_json, save_json
 from pipeline.sources import read_stored
 from pipeline.split import Layout
 from pipeline.statistics import merged
-from pipeline.storage import absolute, name_of, open_file
+from pipeline.storage import absolute
 from pipeline.summary import summary
 from pipeline.twins import SAMPLE, TwinIndex
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
-from shards.manifest import Manifest, RejectedFile, View
+from shards.manifest import Manifest, View
 from shards.store import is_remote
 
 SURVEY_ALONE = 2 << 30  # bytes of input up to which one process surveys: it is done before others would have started
@@ -165,7 +164,7 @@ class Build:
             split: tuple(load_shard_facts(self.scratch, split, shard) for shard in range(layout.shards))
             for split, layout in self.layouts.items()
         }
-        rejected = tuple(self._rejected_file(part) for part in self.rejected)
+        rejected = tuple(rejected_file(self.scratch, part) for part in self.rejected)
         kept, left_out = sum(s.rows for files in splits.values() for s in files), sum(r.rows for r in rejected)
         if kept + left_out != self.found:
             raise ByteproxyError(
@@ -229,11 +228,6 @@ class Build:
             "share": len(found) / max(1, len(self.twin_sizes)),
             "byte_share": size / max(1, sum(self.twin_sizes)),
         }
-
-    def _rejected_file(self, part: Mapping[str, Any]) -> RejectedFile:
-        with open_file(name_of(self.scratch.staged / part["path"])) as file:
-            digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-            return RejectedFile(part["path"], part["rows"], file.tell(), digest)
 
     def _reasons(self) -> dict[str, int]:
         """Documents left out, by reason, the most frequent first."""

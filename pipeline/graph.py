@@ -1,11 +1,13 @@
 """The two Beam graphs of a build, top to bottom. Between them the codecs are fitted, on train documents only.
-Below them that of `add-view`, which reads a set.
+Below them those of `add-view` and `merge`, which read sets.
 
     survey: inputs -> read -> deduplicate -> choose -> split -> blocks of records  (keys and places; no bytes travel)
     encode: blocks -> encode and check -> join into shards                          (bytes go from and to files)
     add views: rows of a set -> encode and check -> write its shards anew           (the same)
+    merge: ranges of ids -> what stays of each -> write the shards of that          (the same)
 
-Steps are in `survey.py`, `encode.py` and `append.py`. The graphs hold for any runner that sees the same files.
+Steps are in `survey.py`, `encode.py`, `append.py` and `merging.py`. The graphs hold for any runner that sees the same
+files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,7 @@ from pipeline.dedup import bucket_count
 from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
 from pipeline.filters import Filters
 from pipeline.inputs import Inventory
+from pipeline.merging import MergeTask, ReadRejected, Resolve, WriteMerged, add_up, make_layouts
 from pipeline.records import REJECTED, pack, table, unpack
 from pipeline.rows import Rows
 from pipeline.scratch import Scratch, save_json
@@ -134,6 +137,31 @@ def add_views(root: beam.Pipeline, rows: Sequence[Rows], task: AppendTask) -> No
         | "encode" >> beam.ParDo(EncodeRows(task))
         | "by shard" >> beam.GroupByKey()
         | "join" >> beam.ParDo(JoinRows(task))
+    )
+
+
+def merge(root: beam.Pipeline, ranges: int, rejected: Sequence[str], found: int, task: MergeTask) -> None:
+    """Find what stays of each range of ids, write the shards of that, and put what does not with the rejected."""
+    files = 1 + found // REJECTED_ROWS
+    resolved = (
+        root
+        | "ranges" >> beam.Create(list(range(ranges)))
+        | "resolve" >> beam.ParDo(Resolve(task, ranges)).with_outputs("rejected", main="sizes")
+    )
+    (
+        resolved.sizes
+        | "total" >> _combined(add_up)
+        | "lay out" >> beam.FlatMap(make_layouts, task)
+        | "spread" >> beam.Reshuffle()
+        | "write" >> beam.ParDo(WriteMerged(task))
+    )
+    former = root | "rejected" >> beam.Create(list(rejected)) | "read rejected" >> beam.ParDo(ReadRejected())
+    (
+        (resolved.rejected, former)
+        | "all rejected" >> beam.Flatten()
+        | "place rejected" >> beam.ParDo(KeyRejected(files))
+        | "by file" >> beam.GroupByKey()
+        | "save rejected" >> beam.ParDo(SaveRejected(files, task.scratch))
     )
 
 

@@ -7,20 +7,21 @@ is ever removed: an OUT with other things in it is refused.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.former import as_built
 from pipeline.report import REPORT
 from pipeline.scratch import Scratch, load_json, save_json
-from pipeline.storage import Location, remove_tree, write_whole
+from pipeline.storage import Location, name_of, open_file, remove_tree, write_whole
 from shards.errors import ByteproxyError
-from shards.manifest import MANIFEST_NAME, Manifest, sync_folder
+from shards.manifest import MANIFEST_NAME, Manifest, RejectedFile, sync_folder
 
 SCRATCH = ".build"
 FOLDERS = ("codecs", "train", "val", "rejected")  # what a build makes, and may replace where no manifest holds it
@@ -157,6 +158,13 @@ def publish(scratch: Scratch, out: Location, manifest: Manifest, texts: Mapping[
     else:
         write_whole(out / MANIFEST_NAME, manifest.to_json().encode())
     scratch.remove()
+
+
+def rejected_file(scratch: Scratch, part: Mapping[str, Any]) -> RejectedFile:
+    """The manifest's entry of a staged file of rejected/; `part`: its facts."""
+    with open_file(name_of(scratch.staged / part["path"])) as file:
+        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+        return RejectedFile(part["path"], part["rows"], file.tell(), digest)
 
 
 def _wait_for_orphans(scratch: Scratch) -> None:

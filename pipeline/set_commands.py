@@ -35,6 +35,24 @@ already is left alone.
 """
 
 
+MERGE = """\
+Join sets into one. Their views must come from the same codecs (see build --codecs-from, add-view --codecs-from).
+
+Each document stays in the split that it was in. Of documents that are in several sets one stays, the others go to
+rejected/: copies in train of a document that is in val of another set, so that val stays unseen; of the rest all but
+the first by source and path. So found = kept + rejected, summed over the sets. Rows are sorted by id and cut into
+shards as in a build; the order in which the sets are named changes no byte. The sets themselves are only read.
+"""
+MERGE_EXAMPLES = """\
+examples:
+  python -m pipeline merge data/linux data/more --out data/both
+  python -m pipeline merge data/* --out data/all --shard-bytes 512M
+
+A run that was stopped goes on when it is started again. To mix sets without joining them: python -m trainer train
+--shards data/linux:0.7,data/more:0.3
+"""
+
+
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add these commands to the command line."""
     add = _command(commands, "add-view", "add a view to a set, reading the set only", ADD_VIEW, ADD_VIEW_EXAMPLES)
@@ -58,6 +76,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="text that codecs are fitted on (default: as the set was built with, else 10M)",
     )
     add("--prune", action="store_true", help="at the end, remove shards and codecs that the manifest no longer names")
+    add(
+        "--check",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of documents decoded and compared (default: 1.0, all)",
+    )
+    _running(add)
+    add = _command(commands, "merge", "join sets that have the same codecs", MERGE, MERGE_EXAMPLES)
+    add("sets", metavar="SET", type=_folder, nargs="+", help="folders of shard sets")
+    add("--out", metavar="DIR", type=_folder, required=True, help="where the joined set goes: a folder")
+    for name, what in (("shard", "text a shard file"), ("row-group", "values a row group")):
+        add(f"--{name}-bytes", metavar="SIZE", help=f"{what} (default: as the sets were built with, the largest)")
     _running(add)
 
 
@@ -67,7 +98,23 @@ def run_command(flags: argparse.Namespace, others: Sequence[str], known: Iterabl
         near = difflib.get_close_matches(word.partition("=")[0], sorted(known), 1)
         hint = f"; did you mean {near[0]}?" if near and word.startswith("-") else f": see {flags.command} --help"
         raise ByteproxyError(f"{'no flag' if word.startswith('-') else 'unexpected argument'} {word}{hint}")
-    return _add_view(flags)
+    return _merge(flags) if flags.command == "merge" else _add_view(flags)
+
+
+def _merge(flags: argparse.Namespace) -> int:
+    from pipeline.config import parse_bytes
+    from pipeline.merge import MergeConfig, merge
+
+    return merge(
+        MergeConfig(
+            sets=tuple(flags.sets),
+            out=flags.out,
+            shard_bytes=parse_bytes(flags.shard_bytes) if flags.shard_bytes else None,
+            row_group_bytes=parse_bytes(flags.row_group_bytes) if flags.row_group_bytes else None,
+            block_bytes=parse_bytes(flags.block_bytes),
+            workers=flags.workers if flags.workers is not None else len(os.sched_getaffinity(0)),
+        )
+    )
 
 
 def _add_view(flags: argparse.Namespace) -> int:
@@ -118,10 +165,3 @@ def _running(add: Callable[..., object]) -> None:
     """How it is run; none of it changes a byte of the set."""
     add("--workers", type=int, metavar="N", help="processes (default: the CPUs that are free to us)")
     add("--block-bytes", default="8M", metavar="SIZE", help="text a worker takes at a time (default: 8M)")
-    add(
-        "--check",
-        type=float,
-        default=1.0,
-        metavar="SHARE",
-        help="share of documents decoded and compared (default: 1.0, all)",
-    )

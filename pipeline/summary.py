@@ -19,10 +19,9 @@ def summary(report: Mapping[str, Any], out: str) -> str:
     reasons = ", ".join(f"{reason} {facts['documents']}" for reason, facts in report["rejected"].items())
     lines.append(f"  rejected {counts['rejected']}{': ' if reasons else ''}{reasons}")
     lines.append(f"  documents {counts['documents']} + rejected {counts['rejected']} = found {counts['found']}")
-    lines.append(
-        f"  near-twins of train documents in val: {twins['share']:.1%} of {twins['sampled']} documents, "
-        f"{twins['byte_share']:.1%} of bytes"
-    )
+    if twins["sampled"]:
+        share = f"{twins['share']:.1%} of {twins['sampled']} documents, {twins['byte_share']:.1%} of bytes"
+        lines.append(f"  near-twins of train documents in val: {share}")
     if report["scrubbed"]:
         found = ", ".join(f"{kind} {facts['places']}" for kind, facts in report["scrubbed"].items())
         lines.append(f"  replaced: {found}")
