@@ -28,6 +28,8 @@ CORPUS is one or more of these, separated by commas:
   FILE.tar FILE.zip an archive (also .tar.gz, .tar.bz2, .tar.xz, .tar.zst and their short names, .whl, .jar): every file
                     in it is a document. Nothing is ever written under a name from an archive, links are not followed,
                     and archives within it are not opened
+  git:FOLDER@COMMIT a git repository: every file of the commit's tree (a hash, tag, branch or HEAD), read from its
+                    objects without checkout, hooks, configuration or network; submodules and symlinks are not followed
   'data/*.jsonl'    a pattern
   s3://… gs://…     an object or all below a name, in a store; credentials from the environment
 """

@@ -22,6 +22,7 @@ from pipeline.progress import Watch
 from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file
 from pipeline.records import load_table, places
 from pipeline.report import REPORT, Report, describe, pretty
+from pipeline.repositories import SCHEME
 from pipeline.reuse import copy_codec
 from pipeline.rules import unhelpful
 from pipeline.runner import run_graph
@@ -250,6 +251,8 @@ def _block(facts: Mapping[str, Any]) -> tuple[str, int]:
 
 def default_out(corpus: str) -> Path:
     """data/<name of the first corpus>."""
+    if corpus.startswith(SCHEME):
+        corpus = corpus.removeprefix(SCHEME).rpartition("@")[0]
     name = corpus.partition("?")[0].rstrip("/").rpartition("/")[2] if is_remote(corpus) else Path(corpus).resolve().name
     return Path("data") / (stem_of(name) or "corpus")
 

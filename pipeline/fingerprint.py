@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.inputs import Inventory
+from pipeline.items import Repository
 from pipeline.progress import Counter, Watch
 from pipeline.storage import join, open_file
 
@@ -26,6 +27,9 @@ def content_fingerprint(inventory: Inventory, workers: int) -> str:
     digest = blake2b(digest_size=16)
     for rejection in inventory.rejected:
         digest.update(repr(tuple(rejection)).encode())
+    for item in inventory.unsought:
+        if isinstance(item, Repository):  # its hash says what is in it
+            digest.update(repr((item.input, item.commit)).encode())
     with TemporaryDirectory(prefix="byteproxy-") as folder:
         title = "fingerprint of contents"
         with Watch(Path(folder), "fingerprint", title, inventory.bytes), ThreadPoolExecutor(workers) as pool:
@@ -43,7 +47,7 @@ def _batches(inventory: Inventory) -> Iterator[Batch]:
         yield [(item.input, name, join(item.root, name)) for name in item.names]
     single = {lines.file: lines.input for lines in inventory.lines}
     single |= {packed.file: packed.input for packed in inventory.packed}
-    single |= {unsought.file: unsought.input for unsought in inventory.unsought}
+    single |= {item.file: item.input for item in inventory.unsought if not isinstance(item, Repository)}
     for file, name in single.items():
         yield [(name, b"", file)]
 

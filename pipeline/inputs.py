@@ -23,6 +23,7 @@ from typing import NamedTuple
 from pipeline.formats import KNOWN, kind_of
 from pipeline.items import Archive, Files, Lines, Packed, Unsought, text_of
 from pipeline.records import Rejection
+from pipeline.repositories import SCHEME, AtCommit, at_commit, repository_items
 from pipeline.storage import Location, RemotePath, absolute, join, location, name_of, open_file
 from pipeline.streams import Damaged
 from pipeline.tables import row_items
@@ -55,7 +56,7 @@ class Inventory:
 
 class Corpus(NamedTuple):
     name: str
-    path: Location
+    path: Location | AtCommit
 
 
 def corpora(specs: Sequence[str]) -> list[Corpus]:
@@ -64,8 +65,11 @@ def corpora(specs: Sequence[str]) -> list[Corpus]:
     A name is the last component of the path, with as many of its parents as it takes to differ; so it depends neither
     on the order of the arguments nor, mostly, on where a corpus lies.
     """
-    paths: list[Location] = []
+    paths: list[Location | AtCommit] = []
     for spec in specs:
+        if spec.startswith(SCHEME):
+            paths.append(at_commit(spec))
+            continue
         if is_remote(spec):
             paths.append(location(spec))
             continue
@@ -97,6 +101,13 @@ def take_inventory(
     skip = name_of(absolute(out))
     excluded = _excluder([*EXCLUDED, *exclude])
     for corpus in found:
+        if isinstance(corpus.path, AtCommit):
+            digest.update(repr((corpus.name, corpus.path.commit)).encode())
+            items = repository_items(corpus.name, corpus.path)
+            inventory.unsought += items
+            inventory.bytes += items[0].total
+            inventory.line_bytes += items[0].total
+            continue
         root = name_of(corpus.path)
         single = corpus.path.bucket.entry("") if isinstance(corpus.path, RemotePath) else None
         if single is None and (isinstance(corpus.path, RemotePath) or corpus.path.is_dir()):

@@ -49,7 +49,24 @@ class Rows(NamedTuple):
     size: int  # bytes of the input that they stand for
 
 
-Unsought = Archive | Rows  # what cannot be sought, and is spooled document by document
+class Repository(NamedTuple):
+    """A commit of a git repository, or the `part`th of `parts` of its files."""
+
+    input: str
+    file: bytes  # the folder of its objects
+    form: str  # of hashes: sha1 or sha256
+    commit: str
+    part: int
+    parts: int
+    total: int  # bytes of all its files
+
+    @property
+    def size(self) -> int:
+        """Bytes of the input that it stands for."""
+        return self.total // self.parts
+
+
+Unsought = Archive | Rows | Repository  # what cannot be sought, and is spooled document by document
 
 
 def text_of(name: bytes) -> str:

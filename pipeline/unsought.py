@@ -8,12 +8,13 @@ from pipeline.archives import read_archive
 from pipeline.filters import Filters
 from pipeline.inputs import member_excluder
 from pipeline.intake import Batch, Intake, Pile, PileError, pile_name
-from pipeline.items import Archive, Rows, Unsought
+from pipeline.items import Archive, Repository, Rows, Unsought
+from pipeline.repositories import read_repository
 from pipeline.scratch import Scratch
 from pipeline.storage import name_of, open_file, size_of, writing
 from pipeline.tables import read_rows
 
-KINDS: dict[str, type[Unsought]] = {kind.__name__.lower(): kind for kind in (Archive, Rows)}
+KINDS: dict[str, type[Unsought]] = {kind.__name__.lower(): kind for kind in (Archive, Rows, Repository)}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ def read_unsought(
 
 
 def _read(item: Unsought, intake: Intake, options: ReadOptions) -> Iterator[Batch]:
+    if isinstance(item, Repository):
+        yield from read_repository(item, intake, member_excluder(options.exclude))
+        return
     with open_file(item.file) as file:
         size = size_of(file)
         if size is None:
