@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
         help="text a worker encodes at a time (default: 8M); changes no byte of the set",
     )
     _input_flags(add)
+    _fault_flags(add)
     _smaller_flags(add)
     add(
         "--check",
@@ -148,6 +149,16 @@ def _input_flags(add: Callable[..., object]) -> None:
         metavar="N",
         help="give up on a compressed file or archive, keeping what came before, when more than N times its own bytes "
         "come out of it (and more than 16 MB): a bomb (default: 200)",
+    )
+
+
+def _fault_flags(add: Callable[..., object]) -> None:
+    """What becomes of faults of the input."""
+    add(
+        "--strict",
+        action="store_true",
+        help="stop at the first fault of the input, by its name: what cannot be read, is damaged, changed meanwhile or "
+        "makes no sense (not what is merely filtered). By default the build goes on, and rejected/ names each",
     )
 
 
@@ -225,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_bytes=parse_bytes(flags.max_bytes),
         keep_binary=flags.keep_binary,
         max_expansion=flags.max_expansion,
+        strict=flags.strict,
         content_column=flags.content_column,
         val_fraction=flags.val_fraction,
         seed=flags.seed,

@@ -35,13 +35,15 @@ def read_archive(
 
     `file` is at its beginning and `size` bytes long. Members whose path is `excluded` do not count.
     """
+    is_zip = kind_of(last_name(item.file)) == "zip"
     try:
-        if kind_of(last_name(item.file)) == "zip":
+        if is_zip:
             yield from _read_zip(item, file, size, intake, excluded, expansion)
         else:
             yield from _read_tar(item, file, size, intake, excluded, expansion)
     except Damaged as damage:
-        intake.reject(f"{item.input}@{file.tell()}", damage.reason, damage.value)
+        where = item.input if is_zip else f"{item.input}@{file.tell()}"
+        intake.reject(where, damage.reason, damage.value)
     yield from intake.batches(at_end=True)
 
 

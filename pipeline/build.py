@@ -1,5 +1,6 @@
 """A build from beginning to end: survey, fit, encode, publish. A killed one goes on from the files that each leaves."""
 
+import contextlib
 import errno
 import sys
 from collections import Counter
@@ -10,10 +11,12 @@ from typing import Any
 
 from pipeline import graph
 from pipeline.card import card
+from pipeline.changed import reject_changed
 from pipeline.command import command_of
 from pipeline.config import BuildConfig
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
 from pipeline.engines import check_runner
+from pipeline.faults import stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
 from pipeline.fingerprint import content_fingerprint
 from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
 from pipeline.formats import stem_of
@@ -27,7 +30,7 @@ from pipeline.reuse import copy_codec
 from pipeline.rules import unhelpful
 from pipeline.runner import run_graph
 from pipeline.scratch import Scratch, load_all, load_json, save_json
-from pipeline.sources import read_stored
+from pipeline.sources import Changed, read_stored
 from pipeline.split import Layout
 from pipeline.statistics import merged
 from pipeline.storage import absolute
@@ -52,7 +55,11 @@ def build(config: BuildConfig) -> int:
             inventory.content = content_fingerprint(inventory, config.workers)
         if finished_set(config.out, identity, stages, inventory.fingerprint, inventory.content):
             print(f"{config.out}: this set is there already, of the same corpus and config; nothing to do")
+            if config.strict:
+                stop_at_fault_of_set(config.out)
             return 0
+        if config.strict:
+            stop_at_fault(inventory.rejected)
         scratch = Scratch(absolute(config.out) / SCRATCH)
         fingerprint = inventory.content or inventory.fingerprint
         state = {"config": identity, "stages": stages, "fingerprint": fingerprint, "check": config.check}
@@ -101,6 +108,8 @@ class Build:
             self._took("survey", watch.seconds, self.inventory.bytes)
             save_json(done, True)
         self.rejected = load_all(self.scratch.rejected_facts(0).parent)
+        if self.config.strict:
+            stop_at_former_fault(self.scratch, self.rejected)
         beside = self.scratch.survey("found")
         self.found = self.inventory.found + (load_json(beside) if beside.exists() else 0)
         self._warn()
@@ -147,9 +156,8 @@ class Build:
         size = sum(layout.bytes for layout in self.layouts.values())
         self.libraries = libraries_of(self.codecs)
         config = self.config
-        task = EncodeTask(
-            self.scratch, self.views, self.libraries, self.layouts, config.seed, config.check, config.row_group_bytes
-        )
+        numbers = config.seed, config.check, config.row_group_bytes, config.strict
+        task = EncodeTask(self.scratch, self.views, self.libraries, self.layouts, *numbers)
         self.scratch.local.mkdir(parents=True, exist_ok=True)
         self.scratch.workers.touch()
         # largest first: runners deal them out in turn, and the small ones even out the ends
@@ -165,15 +173,20 @@ class Build:
             split: tuple(load_shard_facts(self.scratch, split, shard) for shard in range(layout.shards))
             for split, layout in self.layouts.items()
         }
+        loss = reject_changed(self.scratch, load_all(self.scratch.block_facts("train", 0).parent))
+        self.rejected += [loss.part] if loss.part is not None else []
         rejected = tuple(rejected_file(self.scratch, part) for part in self.rejected)
+        for split, files in splits.items():
+            if not any(file.rows for file in files):
+                raise ByteproxyError(f"all documents of {split} changed while the build was running; build again")
         kept, left_out = sum(s.rows for files in splits.values() for s in files), sum(r.rows for r in rejected)
         if kept + left_out != self.found:
             raise ByteproxyError(
                 f"{kept} documents in shards + {left_out} rejected are not the {self.found} found: documents were lost "
                 "or doubled; this is a fault of the program or of the runner, please report it"
             )
-        digest = sum(int(block["digest"], 16) for block in self.blocks) % 2**128
-        size = sum(layout.bytes for layout in self.layouts.values())
+        digest = (sum(int(block["digest"], 16) for block in self.blocks) - loss.digest) % 2**128
+        size = sum(layout.bytes for layout in self.layouts.values()) - loss.bytes
         manifest = Manifest(
             views=self.views,
             splits=splits,
@@ -216,7 +229,8 @@ class Build:
                 ids = (records[name].to_pylist() for name in ("id", "source_id"))
                 for place, identity, source_id in zip(places(records), *ids, strict=True):
                     if keyed_hash("twins", self.config.seed, identity) < share * 2**64:
-                        raws.append(read_stored(place, identity, source_id).raw)
+                        with contextlib.suppress(Changed):  # the encoding will leave it out, and say so
+                            raws.append(read_stored(place, identity, source_id).raw)
         self.twin_sizes = [len(raw) for raw in raws]
         TwinIndex.of(raws).save(self.scratch.twins)
 

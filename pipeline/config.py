@@ -43,6 +43,7 @@ class BuildConfig:
     codecs_from: str = dataclasses.field(default="", metadata={"where": True})
     fingerprint: str = dataclasses.field(default="times", metadata={"where": True})  # or "content"
     cleaning: Cleaning = NO_CLEANING
+    strict: bool = dataclasses.field(default=False, metadata={"where": True})  # stop at the first fault of the input
     block_bytes: int = dataclasses.field(default=8 << 20, metadata={"where": True})
     check: float = dataclasses.field(default=1.0, metadata={"where": True})
     workers: int = dataclasses.field(default=1, metadata={"where": True})

@@ -79,7 +79,7 @@ def dry_run(config: BuildConfig, price: float | None) -> int:
 
 def measure(config: BuildConfig) -> Measured:
     """Build a part of the corpus, in a temporary folder."""
-    inventory = take_inventory(corpora(config.corpus), config.exclude, config.out)
+    inventory = take_inventory(corpora(config.corpus), config.exclude, config.out, config.content_column)
     guess = max(1, inventory.found + inventory.line_bytes // graph.GUESSED_DOCUMENT_BYTES)
     share = min(max(SHARE, ENOUGH / guess), MOST_BYTES / max(1, inventory.bytes))
     with TemporaryDirectory(prefix="byteproxy-dry-run-") as folder:

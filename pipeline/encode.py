@@ -14,14 +14,15 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from pipeline.changed import changed_facts
 from pipeline.progress import Counter
-from pipeline.records import load_table, places, save_table
+from pipeline.records import digest_of, load_table, places, save_table, shown_place
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, load_json, save_json
-from pipeline.sources import read_many
+from pipeline.sources import Changed, read_many
 from pipeline.split import Layout
 from pipeline.statistics import block_statistics
-from pipeline.storage import Location, local_folder, writing
+from pipeline.storage import Location, local_folder, name_of, writing
 from pipeline.twins import TwinIndex
 from pipeline.versions import expect_versions, versions_here
 from shards.codecs import Codec, Encoded, load_codec
@@ -42,6 +43,7 @@ class EncodeTask:
     seed: int
     check: float
     row_group_bytes: int
+    strict: bool = False
 
 
 def libraries_of(codecs: Iterable[Codec]) -> dict[str, str]:
@@ -124,9 +126,14 @@ class EncodeBlock(beam.DoFn):
         checked = 0
         begin = perf_counter()
         columns = [records[name].to_pylist() for name in names]
-        for (raw, replaced), identity, source_id, source, path, language, licence in zip(
-            read_many(zip(places(records), *columns[:2], strict=True)), *columns, strict=True
-        ):
+        changed = []
+        read = read_many(zip(places(records), *columns[:2], strict=True))
+        for row, (stored, *described) in enumerate(zip(read, *columns, strict=True)):
+            identity, source_id, source, path, language, licence = described
+            if isinstance(stored, Changed):
+                changed.append(self._changed(stored, records.slice(row, 1).to_pylist()[0]))
+                continue
+            raw, replaced = stored
             for kind, count in replaced.items():
                 sums = scrubbed.setdefault(kind, {"documents": 0, "places": 0})
                 sums["documents"] += 1
@@ -147,11 +154,21 @@ class EncodeBlock(beam.DoFn):
             "checked": checked,
             "seconds": seconds,
             "twins": sorted(twins),
+            "changed": changed,
         }
         started = perf_counter()
         facts["statistics"] = block_statistics(encoded_block, views) | {"scrubbed": scrubbed}
         ended = perf_counter()
         save_json(scratch.block_facts(split, block), facts | {"gathering": ended - started, "total": ended - begin})
+
+    def _changed(self, found: Changed, record: dict[str, Any]) -> dict[str, Any]:
+        """A document that is not what was surveyed any more, for `rejected/`. Raises it if the build must stop."""
+        if self.task.strict or record["file"].startswith(name_of(self.task.scratch.root).partition(b"?")[0]):
+            raise found  # in scratch nothing changes but by a fault of the disk
+        identity, source, path = record["id"], record["source"], record["path"]
+        digest = digest_of(identity, source, path, record["language"], record["licence"])
+        where = shown_place(source, path, record["input"], record["number"])
+        return changed_facts(source, where, identity, record["size"], found.value, digest)
 
     def teardown(self) -> None:
         if hasattr(self, "counter"):

@@ -4,6 +4,7 @@ The survey has left, for each language, the documents with the lowest keyed draw
 the sample: a floor, so that a small language has its symbols too, and the rest by its share of the bytes.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from pipeline.config import BuildConfig
 from pipeline.records import Place, load_table, places
 from pipeline.scratch import Scratch
-from pipeline.sources import read_stored
+from pipeline.sources import Changed, read_stored
 from pipeline.storage import Location, copy_in
 from pipeline.survey import SAMPLE_CAP
 from shards.codecs import Codec, ViewSpec, codec_class
@@ -54,7 +55,9 @@ def within_quota(sizes: np.ndarray, quota: int) -> int:
 
 def read_sample(chosen: list[Chosen]) -> Iterator[bytes]:
     """The sample's documents; of a huge one the first whole lines."""
-    return (capped(read_stored(place, identity, source_id).raw) for place, identity, source_id in chosen)
+    for place, identity, source_id in chosen:
+        with contextlib.suppress(Changed):  # the encoding will leave it out, and say so
+            yield capped(read_stored(place, identity, source_id).raw)
 
 
 def capped(raw: bytes) -> bytes:

@@ -56,14 +56,14 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     filters = Filters(
         languages, config.narrowed, config.max_bytes, config.keep_binary, config.cleaning.rules, config.cleaning.scrub
     )
-    options = ReadOptions(config.exclude, config.max_expansion, config.content_column)
+    options = ReadOptions(config.exclude, config.max_expansion, config.content_column, config.strict)
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS
 
     unpacked = (
         root
         | "inputs" >> beam.Create(list(_work_items(inventory)), reshuffle=False)
-        | "unpack" >> beam.ParDo(Unpack(scratch, config.max_expansion)).with_outputs("rejected", "found", main="items")
+        | "unpack" >> beam.ParDo(Unpack(scratch, options)).with_outputs("rejected", "found", main="items")
     )
     read = (
         unpacked.items

@@ -5,6 +5,7 @@ its cost a document is a column entry, not a Python object.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +120,12 @@ def rejections(records: pa.Table, reason: str, values: Sequence[str]) -> pa.Tabl
     sources, sizes = records["source"].to_pylist(), records["size"].to_pylist()
     left = zip(sources, where, records["id"].to_pylist(), sizes, [reason] * len(where), values, strict=True)
     return table(list(left), REJECTED)
+
+
+def digest_of(identity: bytes, source: str, path: str | None, language: str | None, licence: str | None) -> int:
+    """A document's share of the digest of the inputs, which is the sum of them all modulo 2**128."""
+    text = "\0".join(part or "" for part in (source, path, language, licence))
+    return int.from_bytes(blake2b(identity + text.encode(), digest_size=16).digest(), "little")
 
 
 def shown_place(source: str, path: str | None, name: str, number: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.admit import Known, Row, admit
 from pipeline.fields import TEXT_KEYS, describe, grouping_of
@@ -73,8 +73,9 @@ def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection
     """Read and judge the documents of a range of JSONL lines. Every line that is not blank is a document found."""
     rows: list[Row] = []
     rejected: list[Rejection] = []
-    with open_file(item.file) as file:
-        for offset, length, line in _lines(file, item, 6 * filters.max_bytes + LINE_OVERHEAD):
+    offset = item.start
+    try:
+        for offset, length, line in _lines_of(item, filters, rejected):
             where = shown_place("", None, item.input, offset)
             if line is None:
                 detail = f"a line of {length} bytes at a limit of {filters.max_bytes} bytes a document"
@@ -92,15 +93,41 @@ def read_lines(item: Lines, filters: Filters) -> tuple[list[Row], list[Rejection
                 item.input, source, path, language, licence, grouping_of(source, path, item.input), place, offset
             )
             admit(raw, known, filters, rows, rejected)
+    except OSError as error:
+        where = shown_place("", None, item.input, offset)
+        rejected.append(Rejection(item.input, where, None, None, "unreadable", error.strerror or str(error)))
     return rows, rejected
+
+
+def _lines_of(item: Lines, filters: Filters, rejected: list[Rejection]) -> Iterator[tuple[int, int, bytes | None]]:
+    """The lines that begin in the range; a file that has become too short for it is a rejection."""
+    with open_file(item.file) as file:
+        size = size_of(file)
+        if size is None or size < item.end:
+            where = shown_place("", None, item.input, item.start)
+            value = f"{size} bytes, of {item.end} or more that were listed"
+            rejected.append(Rejection(item.input, where, None, None, "changed", value))
+        if size is not None:
+            yield from _lines(file, item._replace(end=min(size, item.end)), 6 * filters.max_bytes + LINE_OVERHEAD)
+
+
+class _Object(dict[str, Any]):
+    """An object of JSON, that knows whether it had a key twice: what it means is then anybody's guess."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs] if len(self) < len(pairs) else []
+        self.doubled = next((name for name in names if names.count(name) > 1), None)
 
 
 def parse_line(line: bytes) -> tuple[bytes, str | None, str | None, str | None, str | None]:
     """A JSONL line as (bytes of the text, source, path, language, licence). ValueError says what is wrong with it."""
     try:
-        body = json.loads(line)
+        body = json.loads(line, object_pairs_hook=_Object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if isinstance(body, _Object) and body.doubled is not None:
+        raise ValueError(f"the key {body.doubled[:80]!r} is there twice")
     if not isinstance(body, dict):
         raise ValueError(f"an object is expected, {type(body).__name__} found")
     text = next((body[key] for key in TEXT_KEYS if isinstance(body.get(key), str)), None)
@@ -109,8 +136,16 @@ def parse_line(line: bytes) -> tuple[bytes, str | None, str | None, str | None, 
     return text.encode("utf-8", "surrogatepass"), *describe(body)
 
 
+class Changed(ByteproxyError):
+    """A document that is not any more what was surveyed. `value` says in few words what was found."""
+
+    def __init__(self, message: str, value: str) -> None:
+        super().__init__(message)
+        self.value = value
+
+
 def read_again(place: Place, identity: bytes) -> bytes:
-    """The bytes of a document at its place. Raises ByteproxyError if they are no longer those that were surveyed."""
+    """The bytes of a document at its place. Raises Changed if they are no longer those that were surveyed."""
     name = text_of(place.file)
     try:
         with open_file(place.file) as file:
@@ -120,18 +155,21 @@ def read_again(place: Place, identity: bytes) -> bytes:
                 raw = read_at(file, place.length, place.offset)
                 raw = parse_line(raw)[0] if place.form == JSON_LINE else raw
     except OSError as error:
-        raise ByteproxyError(f"{name}: {error.strerror}; it was there when the build began. Build again") from None
+        reason = error.strerror or str(error)
+        raise Changed(f"{name}: {reason}; it was there when the build began. Build again", reason) from None
     except ValueError:
         raw = None
     if raw is None or document_id(raw) != identity:
-        raise ByteproxyError(f"{name}: changed while the build was running. Leave the corpus alone and build again")
+        found = "no document" if raw is None else f"{len(raw)} bytes with the hash {document_id(raw).hex()}"
+        text = f"{name}: changed while the build was running. Leave the corpus alone and build again"
+        raise Changed(text, f"when it was to be encoded it was {found}")
     return raw
 
 
 def read_stored(place: Place, identity: bytes, source_id: bytes | None) -> Stored:
     """A document's bytes as the set holds them. `source_id` is the original's, None where nothing is scrubbed.
 
-    Raises ByteproxyError if the original is no longer what was surveyed.
+    Raises Changed if the original is no longer what was surveyed.
     """
     if source_id is None:
         return Stored(read_again(place, identity), {})
@@ -141,23 +179,30 @@ def read_stored(place: Place, identity: bytes, source_id: bytes | None) -> Store
     return stored
 
 
-def read_many(documents: Iterable[tuple[Place, bytes, bytes | None]]) -> Iterator[Stored]:
-    """`read_stored` of one after another; where they lie in a store some ahead of need, for each is a request."""
-    waiting: deque[Future[Stored]] = deque()
+def read_many(documents: Iterable[tuple[Place, bytes, bytes | None]]) -> Iterator[Stored | Changed]:
+    """`read_stored` of one after another, or its Changed; from a store some ahead of need, for each is a request."""
+    waiting: deque[Future[Stored | Changed]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:
         for document in documents:
             if is_remote(os.fsdecode(document[0].file)):
-                waiting.append(pool.submit(read_stored, *document))
+                waiting.append(pool.submit(_stored, *document))
                 if len(waiting) < AHEAD:
                     continue
                 yield waiting.popleft().result()
             else:
                 yield from _drained(waiting)
-                yield read_stored(*document)
+                yield _stored(*document)
         yield from _drained(waiting)
 
 
-def _drained(waiting: "deque[Future[Stored]]") -> Iterator[Stored]:
+def _stored(place: Place, identity: bytes, source_id: bytes | None) -> Stored | Changed:
+    try:
+        return read_stored(place, identity, source_id)
+    except Changed as changed:
+        return changed
+
+
+def _drained(waiting: "deque[Future[Stored | Changed]]") -> Iterator[Stored | Changed]:
     while waiting:
         yield waiting.popleft().result()
 

@@ -4,6 +4,8 @@ A file cut short or damaged gives what could be read, up to the last whole line,
 ended; memory stays at a few megabytes whatever the file holds.
 """
 
+from collections.abc import Iterator
+
 from pipeline.formats import compression_of, last_name
 from pipeline.inputs import Packed
 from pipeline.records import Rejection
@@ -16,10 +18,9 @@ def unpack_file(item: Packed, target: Location, expansion: int = EXPANSION) -> t
     """Write a compressed file's whole lines to `target`; return their bytes, and what was wrong if anything."""
     written, whole = 0, 0  # bytes, and those of them up to the last newline
     problem: Damaged | None = None
-    with open_file(item.file) as file, writing(target) as temporary, temporary.open("wb") as out:
+    with writing(target) as temporary, temporary.open("wb") as out:
         try:
-            suffix = compression_of(last_name(item.file))
-            for part in unpacked(file, suffix, Budget(size_of(file) or 0, expansion)):
+            for part in _parts(item.file, expansion):
                 out.write(part)
                 if (newline := part.rfind(b"\n")) >= 0:
                     whole = written + newline + 1
@@ -31,6 +32,15 @@ def unpack_file(item: Packed, target: Location, expansion: int = EXPANSION) -> t
         return written, None
     value = f"{problem.value}; {written} bytes unpacked, of which the last {written - whole} are an incomplete line"
     return whole, Rejection(item.input, f"{item.input}@{whole}", None, None, problem.reason, value)
+
+
+def _parts(name: bytes, expansion: int) -> Iterator[bytes]:
+    try:
+        file = open_file(name)
+    except OSError as error:
+        raise Damaged("unreadable", error.strerror or str(error)) from None
+    with file:
+        yield from unpacked(file, compression_of(last_name(name)), Budget(size_of(file) or 0, expansion))
 
 
 def spool_name(item: Packed) -> str:

@@ -52,7 +52,7 @@ def unpacked(file: IO[bytes], suffix: str, budget: Budget) -> Iterator[bytes]:
     step = ZSTD_READ_BYTES if suffix == ".zst" else READ_BYTES
     while True:
         if not data and (decoder is None or (suffix != ".bz2" and suffix != ".xz") or decoder.needs_input):
-            data = file.read(step)
+            data = _read(file, step)
             took += len(data)
             if not data:
                 break
@@ -113,8 +113,15 @@ class Reader:
 
 def plain(file: IO[bytes]) -> Iterator[bytes]:
     """A file that is not compressed, in parts."""
-    while part := file.read(READ_BYTES):
+    while part := _read(file, READ_BYTES):
         yield part
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise Damaged("unreadable", f"{error.strerror or error} at byte {file.tell()}") from None
 
 
 def _decoder(suffix: str) -> Any:

@@ -5,7 +5,6 @@ Beam's elements are batches here; `records.py` says why. What they hand to the p
 
 import os
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import Any
 
 import apache_beam as beam
@@ -16,11 +15,12 @@ from apache_beam.pvalue import TaggedOutput
 
 from pipeline.config import BuildConfig
 from pipeline.dedup import cut_by_range, deduplicate
+from pipeline.faults import stop_at_fault
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, Packed, line_ranges
 from pipeline.intake import Batch
 from pipeline.progress import Counter
-from pipeline.records import RECORD, REJECTED, pack, save_table, table, unpack
+from pipeline.records import RECORD, REJECTED, digest_of, pack, save_table, table, unpack
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, save_json
 from pipeline.sources import read_files, read_lines
@@ -39,8 +39,8 @@ SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 class Unpack(beam.DoFn):
     """A compressed input -> ranges of its lines in scratch; faults -> `rejected`, `found`. Other items as they are."""
 
-    def __init__(self, scratch: Scratch, expansion: int) -> None:
-        self.scratch, self.expansion = scratch, expansion
+    def __init__(self, scratch: Scratch, options: ReadOptions) -> None:
+        self.scratch, self.options = scratch, options
 
     @relayed
     def process(self, item: tuple[Any, ...]) -> list[Any]:
@@ -51,10 +51,12 @@ class Unpack(beam.DoFn):
             return [item]
         packed = Packed(*parts)
         target = self.scratch.spool(spool_name(packed))
-        size, rejection = unpack_file(packed, target, self.expansion)
+        size, rejection = unpack_file(packed, target, self.options.expansion)
         ranges = [("lines", *part) for part in line_ranges(packed.input, name_of(target), size)]
         if rejection is None:
             return ranges
+        if self.options.strict:
+            stop_at_fault([rejection])
         return [*ranges, TaggedOutput("rejected", pack(table([rejection], REJECTED))), TaggedOutput("found", 1)]
 
 
@@ -94,6 +96,8 @@ class Read(beam.DoFn):
             self.counter.add(len(rows), 0)
             found += len(rows) + len(rejected)
             results += [(number, pack(cut)) for number, cut in cut_by_range(table(rows, RECORD), self.ranges)]
+            if self.options.strict:
+                stop_at_fault(rejected)
             if rejected:
                 results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
         self.counter.add(0, size)
@@ -263,8 +267,7 @@ class SaveIndex(beam.DoFn):
         digest = 0
         languages: dict[str, list[int]] = {}
         for identity, *described, size in zip(*columns, strict=True):
-            text = "\0".join(part or "" for part in described)
-            digest += int.from_bytes(blake2b(identity + text.encode(), digest_size=16).digest(), "little")
+            digest += digest_of(identity, *described)
             sums = languages.setdefault(described[2] or UNKNOWN, [0, 0])
             sums[0] += 1
             sums[1] += size

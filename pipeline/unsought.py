@@ -24,6 +24,7 @@ class ReadOptions:
     exclude: tuple[str, ...]
     expansion: int
     content_column: str | None
+    strict: bool
 
 
 def as_item(parts: Unsought) -> tuple[Any, ...]:

@@ -101,8 +101,9 @@ def test_every_step_can_be_shipped(scratch: Scratch) -> None:
     layout = {"train": Layout(1, 1, 1, 1)}
     task = EncodeTask(scratch, (), {"pyarrow": "1"}, layout, 0, 1.0, 1 << 20)
     filters = Filters(frozenset({"c"}), False, 1, False)
+    options = ReadOptions((), 9, None, False)
     steps = [
-        survey.Unpack(scratch, 9), survey.Read(filters, ReadOptions((), 9, None), 4, scratch), survey.Deduplicate(),
+        survey.Unpack(scratch, options), survey.Read(filters, options, 4, scratch), survey.Deduplicate(),
         survey.AssignGroups(0),
         survey.SumBuckets(), survey.KeyByBlock(0, 1), survey.SampleFn(1), survey.SaveSample(scratch),
         survey.SaveIndex(scratch), survey.KeyRejected(1), survey.SaveRejected(1, scratch), EncodeBlock(task),
