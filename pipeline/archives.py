@@ -191,8 +191,14 @@ def _take_zip_member(
         intake.reject(_shown(member.filename), "unsafe name", "leads out of the archive", member.file_size)
         return
     if member.is_dir():
-        if member.file_size:
-            intake.reject(path, "damaged", f"a folder of {member.file_size} bytes")
+        try:
+            archive.open(member).close()  # is it one also by its own header?
+            if member.file_size:
+                raise zipfile.BadZipFile(f"a folder of {member.file_size} bytes")
+        except PASSING:
+            raise
+        except Exception as error:
+            intake.reject(path, "damaged", f"{type(error).__name__}: {error}")
         return
     if stat.S_IFMT(mode) and not stat.S_ISREG(mode):
         reason = "symlink" if stat.S_ISLNK(mode) else "not a regular file"
