@@ -137,6 +137,13 @@ def parser() -> argparse.ArgumentParser:
 def _input_flags(add: Callable[..., object]) -> None:
     """How inputs are read."""
     add(
+        "--detect-language",
+        action="store_true",
+        help="tell the language by the content where the name says nothing (no suffix or an unknown one, JSONL without "
+        "a path), by the model of the package magika (pip install 'byteproxy[magika]'; needs no network). Slow: some "
+        "milliseconds a document",
+    )
+    add(
         "--content-column",
         metavar="NAME",
         help="the column of Parquet files that holds the documents, text or bytes (default: text, content, code, "
@@ -238,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_expansion=flags.max_expansion,
         strict=flags.strict,
         content_column=flags.content_column,
+        detect_language=flags.detect_language,
         val_fraction=flags.val_fraction,
         seed=flags.seed,
         shard_bytes=parse_bytes(flags.shard_bytes),

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from pipeline.detect import language_by_content
 from pipeline.filters import Filters
 from pipeline.records import Place, Rejection, shown_place
 from pipeline.scrub import scrub
@@ -33,6 +34,9 @@ def admit(raw: bytes, known: Known, filters: Filters, rows: list[Row], rejected:
     identity = document_id(raw)
     source_id = None
     verdict = filters.by_name(language, path) or filters.by_size(len(raw)) or filters.by_content(raw)
+    if verdict is None and language is None and filters.detects(path):
+        language = language_by_content(raw)
+        verdict = filters.by_name(language, path, read=True)
     if verdict is None:
         if filters.scrub:
             source_id = identity

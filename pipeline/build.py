@@ -14,6 +14,7 @@ from pipeline.card import card
 from pipeline.changed import reject_changed
 from pipeline.command import command_of
 from pipeline.config import BuildConfig
+from pipeline.detect import check_detector
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
 from pipeline.engines import check_runner
 from pipeline.faults import stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
@@ -47,6 +48,8 @@ SURVEY_ALONE = 2 << 30  # bytes of input up to which one process surveys: it is 
 def build(config: BuildConfig) -> int:
     """Build the set that is asked for in `config.out`, or find that it is there."""
     check_runner(config)
+    if config.detect_language:
+        check_detector()
     inputs = corpora(config.corpus)
     with locked(config.out):
         inventory = take_inventory(inputs, config.exclude, config.out, config.content_column)
@@ -154,7 +157,7 @@ class Build:
         """Encode and check every block, and join the blocks into shards."""
         self._index_twins()
         size = sum(layout.bytes for layout in self.layouts.values())
-        self.libraries = libraries_of(self.codecs)
+        self.libraries = libraries_of(self.codecs, self.config.detect_language)
         config = self.config
         numbers = config.seed, config.check, config.row_group_bytes, config.strict
         task = EncodeTask(self.scratch, self.views, self.libraries, self.layouts, *numbers)

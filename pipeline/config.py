@@ -30,6 +30,7 @@ class BuildConfig:
     max_bytes: int = 16 << 20
     keep_binary: bool = False
     max_expansion: int = EXPANSION
+    detect_language: bool = False
     content_column: str | None = None  # of Parquet files; None: by its name
     val_fraction: float = 0.02
     seed: int = 0

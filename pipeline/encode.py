@@ -15,6 +15,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from pipeline.changed import changed_facts
+from pipeline.detect import detector_libraries
 from pipeline.progress import Counter
 from pipeline.records import digest_of, load_table, places, save_table, shown_place
 from pipeline.relay import relayed
@@ -46,9 +47,9 @@ class EncodeTask:
     strict: bool = False
 
 
-def libraries_of(codecs: Iterable[Codec]) -> dict[str, str]:
+def libraries_of(codecs: Iterable[Codec], detect: bool = False) -> dict[str, str]:
     """Library -> version of all that decides the bytes of a shard, and (identify) which documents are in it."""
-    found = {"pyarrow": pa.__version__, "identify": version("identify")}
+    found = {"pyarrow": pa.__version__, "identify": version("identify")} | (detector_libraries() if detect else {})
     for codec in codecs:
         found |= codec.libraries()
     return dict(sorted(found.items()))
@@ -104,7 +105,7 @@ class EncodeBlock(beam.DoFn):
         task = self.task
         expect_versions(self.versions, versions_here())
         self.codecs = {view.name: load_codec_of(task.scratch.staged, view) for view in task.views}
-        expect_versions(task.libraries, libraries_of(self.codecs.values()))
+        expect_versions(task.libraries, libraries_of(self.codecs.values(), "magika" in task.libraries))
         self.twins = TwinIndex.load(task.scratch.twins)
         self.counter = Counter(task.scratch.progress, "encode")
 

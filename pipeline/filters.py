@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from pipeline.detect import name_says_nothing
 from pipeline.rules import NO_RULES, Rules
 
 SNIFF_BYTES = 8000  # git calls a file binary if there is a NUL among so many first bytes
@@ -20,10 +21,20 @@ class Filters:
     keep_binary: bool
     rules: Rules = NO_RULES
     scrub: bool = False  # secrets are replaced before the rules see a document
+    detect: bool = False  # the content says the language where the name says nothing
     seen: Counter[str] = field(default_factory=Counter, compare=False)  # documents that each rule was held against
 
-    def by_name(self, language: str | None, name: str | None) -> Verdict:
-        """Decide by the language and, where there is one, the file's name, before anything is read."""
+    def detects(self, name: str | None) -> bool:
+        """Is the language of a document of this name told by its content?"""
+        return self.detect and name_says_nothing(name)
+
+    def by_name(self, language: str | None, name: str | None, read: bool = False) -> Verdict:
+        """Decide by the language and, where there is one, the file's name; what only its content tells passes.
+
+        Once the content was `read`, its language is as good as it gets.
+        """
+        if language is None and not read and self.detects(name):
+            return None
         if language is None:
             return ("not code", _suffix(name)) if name is not None or self.narrowed else None
         if language not in self.languages:

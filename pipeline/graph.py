@@ -53,9 +53,8 @@ REJECTED_ROWS = 1_000_000  # at most about so many rows a file of rejected/
 def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scratch: Scratch) -> None:
     """Read every document once and leave in scratch: blocks of records, the split's plan, the sample, the rejected."""
     languages = frozenset(config.languages)
-    filters = Filters(
-        languages, config.narrowed, config.max_bytes, config.keep_binary, config.cleaning.rules, config.cleaning.scrub
-    )
+    cleaning = config.cleaning.rules, config.cleaning.scrub, config.detect_language
+    filters = Filters(languages, config.narrowed, config.max_bytes, config.keep_binary, *cleaning)
     options = ReadOptions(config.exclude, config.max_expansion, config.content_column, config.strict)
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS

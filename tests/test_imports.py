@@ -23,6 +23,7 @@ MAY_IMPORT = {
         "pyarrow",
         "xxhash",
         "identify",
+        "magika",
         "rensa",
         "tqdm",
         "zstandard",
