@@ -132,9 +132,20 @@ def _is_of(scratch: Scratch, state: Mapping[str, Any]) -> bool:
         _wait_for_orphans(scratch)
         with contextlib.suppress(OSError, ValueError):
             going_on = load_json(scratch.state) == state
-        if not going_on:
+        if going_on:
+            _remove_drafts(scratch)
+        else:
             scratch.remove()
     return going_on
+
+
+def _remove_drafts(scratch: Scratch) -> None:
+    """Files that a killed build was writing never got their names. They take room, and have no place in a set."""
+    for path in scratch.root.rglob(".tmp-*") if isinstance(scratch.root, Path) else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _begin(scratch: Scratch, state: Mapping[str, Any]) -> None:

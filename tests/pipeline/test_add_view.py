@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.report import undocumented
 from shards.__main__ import main as shards_main
 from shards.reader import ShardSet
 from tests.pipeline.conftest import copy_code, digests, run_build
@@ -94,6 +95,7 @@ def test_the_report_and_the_card_know_the_added_views(plain: Path, grown: Path) 
     assert after["views"]["sentencepiece"]["options"] == {"vocab": 400}
     assert set(after["languages"]["c"]["views"]) == {"gzip", "sentencepiece", "brotli"}
     assert set(after["timing"]["codecs"]) == {"gzip", "sentencepiece", "brotli"}
+    assert undocumented(after) == (set(), set())
     assert "| sentencepiece |" in (grown / "README.md").read_text()
 
 

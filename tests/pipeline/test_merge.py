@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.report import load_report, undocumented
 from shards.__main__ import main as shards_main
 from shards.reader import ShardSet
 from tests.pipeline.conftest import STDLIB, copy_code, digests, run_build
@@ -83,6 +84,7 @@ def test_each_document_is_there_once_in_its_split_and_the_others_are_rejected(th
 
 def test_values_and_codecs_are_those_of_the_sets(three: list[Path], joined: Path) -> None:
     after = ShardSet.open(joined)
+    assert undocumented(load_report(joined))[0] == set()
     assert after.manifest.views == ShardSet.open(three[0]).manifest.views
     for out in three:
         opened = ShardSet.open(out)
