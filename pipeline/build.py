@@ -17,7 +17,7 @@ from pipeline.config import BuildConfig
 from pipeline.detect import check_detector
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
 from pipeline.engines import check_runner
-from pipeline.faults import stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
+from pipeline.faults import hint_of, stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
 from pipeline.fingerprint import content_fingerprint
 from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
 from pipeline.formats import stem_of
@@ -119,7 +119,8 @@ class Build:
         if not self.scratch.survey("plan").exists():
             reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons().items())
             what = f"no documents left of {self.found} found{f' ({reasons})' if reasons else ''}"
-            raise ByteproxyError(f"{', '.join(self.config.corpus)}: {what}")
+            hint = hint_of(merged(part["reasons"] for part in self.rejected))
+            raise ByteproxyError(f"{', '.join(self.config.corpus)}: {what}{hint}")
         plan = load_json(self.scratch.survey("plan"))
         if "error" in plan:
             raise ByteproxyError(plan["error"])

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.formats import kind_of
 from pipeline.records import Rejection
 from pipeline.scratch import Scratch
 from pipeline.storage import Location, name_of, open_file
@@ -50,6 +51,17 @@ def stop_at_fault_of_set(out: Location) -> None:
     """The same for a finished set."""
     for file in Manifest.parse((out / MANIFEST_NAME).read_bytes(), str(out / MANIFEST_NAME)).rejected:
         _stop_in_file(out / file.path)
+
+
+def hint_of(reasons: Mapping[str, Any]) -> str:
+    """Why nothing may be left, by the statistics of what was rejected: a fault, or inputs within a folder. Or ""."""
+    for reason in sorted(FAULTS.keys() & reasons.keys()):
+        _, _, path, value = reasons[reason]["examples"][0]
+        return f"; for example {path}: {value}"
+    for suffix in reasons.get("not code", {}).get("values", ()):
+        if kind_of(f"x{suffix}") is not None:
+            return f"; files {suffix} in a folder are not opened: name them, as in 'FOLDER/*{suffix}'"
+    return ""
 
 
 def _stop_in_file(path: Location) -> None:

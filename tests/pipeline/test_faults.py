@@ -76,6 +76,19 @@ def test_strict_stops_at_a_fault_and_names_it(
     assert not (tmp_path / "o").exists()
 
 
+def test_where_nothing_is_left_the_error_says_why_or_how_to_read_it(tmp_path: Path, fails: Callable[..., str]) -> None:
+    (tmp_path / "x.zip").write_bytes(b"no zip")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "y.parquet").write_bytes(b"")
+    flags = ("--out", str(tmp_path / "o"), "--views", "zstd", "--workers", "1")
+    message = fails(str(tmp_path / "x.zip"), *flags)
+    assert "no documents left of 1 found (damaged 1); for example x.zip: no directory of a zip can be read" in message
+    message = fails(str(tmp_path / "folder"), *flags)
+    assert message.endswith(
+        "(not code 1); files .parquet in a folder are not opened: name them, as in 'FOLDER/*.parquet'"
+    )
+
+
 def test_strict_lets_pass_what_is_merely_filtered(tmp_path: Path, code: Path) -> None:
     shutil.copytree(code, tmp_path / "c")
     (tmp_path / "c" / "binary.py").write_bytes(b"\0")
