@@ -24,7 +24,7 @@ from pipeline.config import parse_bytes
 
 
 def write_lines(folder: Path, target: Path, size: int) -> tuple[int, int]:
-    """Documents of a folder's Python, C, ... files as JSON lines until their texts hold `size` bytes; (count, bytes)."""
+    """A folder's UTF-8 files as JSON lines until their texts hold `size` bytes; returns (documents, bytes)."""
     texts = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and 0 < p.stat().st_size < 1 << 20):
         try:
@@ -57,9 +57,7 @@ def control_group(limit: int) -> Iterator[Path]:
             if (group / name).exists():
                 (group / name).write_text(str(limit if v1 else 0))
     except OSError as error:
-        sys.exit(
-            f"no control group with a limit can be made here ({error}): run as root, where there are control groups"
-        )
+        sys.exit(f"no control group with a limit can be made here ({error}): run as root on a Linux that has them")
     try:
         yield group
     finally:
@@ -103,9 +101,7 @@ def main() -> None:
         temporary = corpus.with_name("making.gz")
         count, used = write_lines(options.corpus, temporary, options.size)
         temporary.rename(corpus)
-        print(
-            f"{corpus}: {count} documents, {used / 1e9:.2f} GB of text, {corpus.stat().st_size / 1e9:.2f} GB compressed"
-        )
+        print(f"{corpus}: {count} documents, {used / 1e9:.2f} GB of text, {corpus.stat().st_size / 1e9:.2f} GB packed")
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "pipeline", "build", str(corpus), "--out", str(out), "--views", options.views]
     command += ["--workers", options.workers]
