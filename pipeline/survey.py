@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.pvalue import TaggedOutput
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 
+from pipeline.admit import Row
 from pipeline.config import BuildConfig
 from pipeline.dedup import cut_by_range, deduplicate
 from pipeline.faults import stop_at_fault
@@ -34,6 +37,7 @@ from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 
 SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
+GATHERED = 30_000  # records that a reader holds before it hands them on, by range of ids
 
 
 class Unpack(beam.DoFn):
@@ -75,6 +79,9 @@ class Read(beam.DoFn):
         expect_versions(self.versions, versions_here())
         self.counter = Counter(self.scratch.progress, "survey")
 
+    def start_bundle(self) -> None:
+        self.rows: list[Row] = []
+
     @relayed
     def process(self, item: tuple[Any, ...]) -> list[Any]:
         kind, *parts = item
@@ -95,7 +102,9 @@ class Read(beam.DoFn):
         for rows, rejected in batches:
             self.counter.add(len(rows), 0)
             found += len(rows) + len(rejected)
-            results += [(number, pack(cut)) for number, cut in cut_by_range(table(rows, RECORD), self.ranges)]
+            self.rows += rows
+            if len(self.rows) >= GATHERED:
+                results += self._gathered()
             if self.options.strict:
                 stop_at_fault(rejected)
             if rejected:
@@ -107,9 +116,19 @@ class Read(beam.DoFn):
             results.append(TaggedOutput("seen", seen))
         return results
 
+    def finish_bundle(self) -> list[WindowedValue]:
+        """Hand on the records that are held."""
+        window = GlobalWindow()
+        return [WindowedValue(keyed, window.max_timestamp(), [window]) for keyed in self._gathered()]
+
     def teardown(self) -> None:
         if hasattr(self, "counter"):
             self.counter.flush()
+
+    def _gathered(self) -> list[tuple[int, bytes]]:
+        """The records held, by range of ids. Many at once, for each batch costs the runner two kilobytes of its own."""
+        rows, self.rows = self.rows, []
+        return [(number, pack(cut)) for number, cut in cut_by_range(table(rows, RECORD), self.ranges)]
 
 
 def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:

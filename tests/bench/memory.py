@@ -61,6 +61,9 @@ def control_group(limit: int) -> Iterator[Path]:
     try:
         yield group
     finally:
+        end = time.monotonic() + 30
+        while (group / "cgroup.procs").read_text() and time.monotonic() < end:  # workers of a build that was killed
+            time.sleep(0.1)
         group.rmdir()
 
 
