@@ -9,6 +9,7 @@ OUT     ?=
 VIEWS   ?=
 WORKERS ?=
 RUNNER  ?=
+IMAGE   ?=
 SHARDS  ?=
 RUN     ?=
 PRESET  ?=
@@ -17,7 +18,7 @@ ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample test test-all lint format bench bench-loaders clean
+.PHONY: help setup shards verify train evaluate sample test test-all lint format image bench bench-loaders clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -71,6 +72,10 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+image: ## the workers' image for Dataflow, IMAGE=<registry/name:tag>, by Docker; push it yourself
+	@test -n "$(IMAGE)" || { echo 'error: IMAGE is missing: make image IMAGE=<registry/name:tag>' >&2; exit 2; }
+	docker build --tag "$(IMAGE)" .
 
 bench: $(READY) ## the pipeline's time beside the codec libraries' own (CORPUS=, WORKERS="1 2")
 	$(BIN)/python -m tests.bench.pipeline $(call flag,--corpus,$(CORPUS)) $(call flag,--workers,$(WORKERS)) $(ARGS)

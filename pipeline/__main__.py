@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "--runner",
         default="LocalRunner",
         metavar="NAME",
-        help="LocalRunner, PortableRunner, FlinkRunner or SparkRunner, of Beam (default: LocalRunner, this machine)",
+        help="LocalRunner, DataflowRunner, PortableRunner, FlinkRunner, SparkRunner (default: LocalRunner, here)",
     )
     add(
         "--languages",

@@ -71,7 +71,9 @@ class Measured:
 def dry_run(config: BuildConfig, price: float | None) -> int:
     """Estimate and print. `price`: of a machine an hour."""
     if config.runner == DATAFLOW:
-        vcpus_of(options_of(config).view_as(WorkerOptions).machine_type)  # or it would be missed at the end
+        vcpus_of(
+            options_of(config.runner, config.beam_args).view_as(WorkerOptions).machine_type
+        )  # or it would be missed at the end
     measured = measure(config)
     print(text_of(config, measured, estimate(config, measured), price))
     return 0
@@ -186,7 +188,7 @@ def text_of(config: BuildConfig, measured: Measured, estimated: Estimate, price:
     spread = f"shared by {workers} workers that do not wait for each other" if workers > 1 else "and nothing beside it"
     machines, vcpus = 1, 1
     if config.runner == DATAFLOW:
-        options = options_of(config).view_as(WorkerOptions)
+        options = options_of(config.runner, config.beam_args).view_as(WorkerOptions)
         machines = options.num_workers or options.max_num_workers or 1
         vcpus = vcpus_of(options.machine_type)
         workers = machines * vcpus

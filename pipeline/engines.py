@@ -4,16 +4,19 @@ A runner that lacks something fails late, in a thread of its own or after a down
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import (
+    DirectOptions,
     FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
+    SetupOptions,
     SparkRunnerOptions,
 )
 
 from pipeline.config import BuildConfig
+from pipeline.dataflow import check_dataflow, set_defaults
 from shards.errors import ByteproxyError
 
 REFUSED = {
@@ -41,15 +44,22 @@ def check_runner(config: BuildConfig) -> None:
         PORTABLE: _check_portable,
         "FlinkRunner": _check_flink,
         "SparkRunner": _check_spark,
+        DATAFLOW: check_dataflow,
     }
     if name not in checks:
         raise ByteproxyError(f"--runner {name}: one of {', '.join(checks)} is expected")
-    checks[name](config, options_of(config))
+    checks[name](config, options_of(name, config.beam_args))
 
 
-def options_of(config: BuildConfig) -> PipelineOptions:
+def options_of(runner: str, beam_args: Sequence[str], workers: int = 1) -> PipelineOptions:
     """Beam's options of a build: those given on the command line, and those that ours stand for."""
-    return PipelineOptions(list(config.beam_args))
+    options = PipelineOptions(list(beam_args))
+    options.view_as(SetupOptions).save_main_session = False  # on Dataflow Beam's default is to ship what __main__ has
+    if runner in (LOCAL, PORTABLE):  # the job server that comes with Beam reads it too
+        options.view_as(DirectOptions).direct_num_workers = workers
+    if runner == DATAFLOW:
+        set_defaults(options)
+    return options
 
 
 def _check_portable(config: BuildConfig, options: PipelineOptions) -> None:

@@ -4,6 +4,7 @@ The local runner is Beam's FnApiRunner and nothing else: its DirectRunner first 
 several workers each is a process of `pipeline.worker`, which gets the pipeline's options and dies with its parent.
 """
 
+import contextlib
 import logging
 import os
 import shlex
@@ -17,7 +18,7 @@ from typing import Any
 
 import apache_beam as beam
 import grpc  # type: ignore[import-untyped]
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import common_urns, python_urns
 from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
@@ -28,9 +29,10 @@ from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
     WorkerHandler,
 )
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
+from apache_beam.runners.runner import PipelineResult
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-from pipeline.engines import LOCAL, PORTABLE
+from pipeline.engines import LOCAL, options_of
 from pipeline.relay import marked, unwrap
 from pipeline.scratch import Scratch
 from shards.errors import ByteproxyError
@@ -112,7 +114,7 @@ class LocalRunner(FnApiRunner):
         super().__init__()
         self._workers, self._scratch = workers, scratch
 
-    def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> "beam.runners.runner.PipelineResult":
+    def run_pipeline(self, pipeline: beam.Pipeline, options: PipelineOptions) -> PipelineResult:
         """Run to the end."""
         if self._workers > 1:
             self._default_environment = SubprocessSDKEnvironment.from_command_string(self._worker_command())
@@ -141,18 +143,17 @@ def _as_flag(value: Any) -> Any:
 
 def run_graph(
     build: Callable[[beam.Pipeline], None], scratch: Scratch, runner: str, workers: int, beam_args: tuple[str, ...]
-) -> None:
+) -> PipelineResult:
     """Make a pipeline, let `build` fill it, and run it to its end. A worker's error is raised as what it was."""
     quiet_beam()
-    options = PipelineOptions(list(beam_args))
-    options.view_as(SetupOptions).save_main_session = False
-    if runner in (LOCAL, PORTABLE):  # the job server that comes with Beam reads it too
-        options.view_as(DirectOptions).direct_num_workers = workers
+    options = options_of(runner, beam_args, workers)
     engine = LocalRunner(workers, scratch) if runner == LOCAL else runner
+    root = beam.Pipeline(runner=engine, options=options)
     _deaths.clear()
     try:
-        with _without_broken_pipes(), beam.Pipeline(runner=engine, options=options) as root:
+        with _without_broken_pipes():
             build(root)
+            return _finished(root.run())
     except ByteproxyError:
         raise
     except Exception as error:
@@ -160,6 +161,21 @@ def run_graph(
         if cause is error:
             raise
         raise cause from None
+
+
+def _finished(result: PipelineResult) -> PipelineResult:
+    """Wait for the end. A job on Dataflow is shown where it can be watched, and ended with us."""
+    job = getattr(result, "_job", None)
+    if job is not None:
+        place = f"jobs/{job.location}/{job.id}?project={job.projectId}"
+        print(f"the job runs: https://console.cloud.google.com/dataflow/{place}", file=sys.stderr, flush=True)
+    try:
+        result.wait_until_finish()
+    except KeyboardInterrupt:
+        with contextlib.suppress(Exception):
+            result.cancel()
+        raise
+    return result
 
 
 @contextmanager

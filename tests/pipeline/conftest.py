@@ -4,12 +4,13 @@ import hashlib
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from pipeline.__main__ import main
+from tests.pipeline.image import carry_out
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
 PACKAGES = (
@@ -131,3 +132,13 @@ def fails_with(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return lines[0]
 
     return run_it
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The interpreter of an environment with what the Dockerfile puts into the workers' image, and nothing else."""
+    folder = tmp_path_factory.mktemp("image")
+    try:
+        yield carry_out(folder)
+    finally:
+        shutil.rmtree(folder)

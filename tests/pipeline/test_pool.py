@@ -4,13 +4,11 @@ In the slow tests the workers are in an environment that holds only what we ship
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import venv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,8 @@ from pipeline.runner import run_graph
 from pipeline.scratch import Scratch
 from shards.errors import ByteproxyError
 from tests.pipeline.conftest import VIEWS, digests, run_build
+from tests.pipeline.image import REPO, run_it
 
-REPO = Path(__file__).resolve().parents[2]
 EMBEDDED = ["PortableRunner", "--job_endpoint=embed"]
 
 
@@ -115,40 +113,6 @@ def test_a_pool_that_cannot_be_says_why(tmp_path: Path) -> None:
         assert f"error: port {port} is taken" in ends("pool", port)
 
 
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The interpreter of an environment that holds only our wheel and what its `pipeline` extra asks for."""
-    folder = tmp_path_factory.mktemp("clean")
-    try:
-        wheel = make_wheel(folder)
-        venv.create(folder / "venv", with_pip=True)
-        python = folder / "venv" / "bin" / "python"
-        pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install")
-        run_it(*pip, "-c", REPO / "constraints.txt", f"{wheel}[pipeline]")
-        yield python
-    finally:
-        shutil.rmtree(folder)
-
-
-def make_wheel(folder: Path) -> Path:
-    """Our wheel, made from a copy of the sources, so that nothing is left among them."""
-    source = folder / "source"
-    skip = shutil.ignore_patterns("__pycache__")
-    for name in ("pipeline", "shards", "trainer"):
-        shutil.copytree(REPO / name, source / name, ignore=skip)
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(REPO / name, source)
-    run_it(sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "-w", folder, source)
-    return next(folder.glob("*.whl"))
-
-
-def run_it(*command: str | Path) -> str:
-    words: Sequence[str] = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.network
 def test_two_runners_one_with_workers_that_have_only_what_we_ship_give_the_same_bytes(
@@ -177,7 +141,12 @@ def test_workers_with_other_code_or_libraries_refuse(
         message = fails(*words, *flags, "--out", str(tmp_path / "one"))
     assert "a worker has other libraries than the parent (byteproxy: " in message
     (site / "split.py").write_text(original)
-    run_it(clean, "-m", "pip", "--quiet", "install", "--no-deps", "identify<2.6.20")
-    with pool(clean, tmp_path) as flags:
-        message = fails(*words, *flags, "--out", str(tmp_path / "two"))
+    pip = (clean, "-m", "pip", "--quiet", "install", "--no-deps")
+    pinned = next(line for line in (REPO / "constraints.txt").read_text().splitlines() if line.startswith("identify=="))
+    run_it(*pip, pinned.replace("==", "<"))
+    try:
+        with pool(clean, tmp_path) as flags:
+            message = fails(*words, *flags, "--out", str(tmp_path / "two"))
+    finally:
+        run_it(*pip, pinned)
     assert "(identify: " in message and "install the same versions" in message
