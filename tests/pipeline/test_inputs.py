@@ -49,7 +49,7 @@ def from_folder(code: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def as_tar(code: Path, target: Path) -> None:
-    with tarfile.open(target, "w:gz") as archive:
+    with tarfile.open(target, "w" if target.suffix == ".tar" else "w:gz") as archive:
         archive.add(code, arcname=".")
 
 

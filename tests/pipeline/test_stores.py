@@ -21,6 +21,7 @@ from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from tests import gcs, s3
 from tests.pipeline.conftest import FAST, PACKAGES, VIEWS, copy_code, digests, run_build
+from tests.pipeline.test_inputs import as_parquet, as_tar, as_zip
 from tests.s3 import BUCKET
 
 pytestmark = pytest.mark.network
@@ -119,6 +120,20 @@ def test_lines_in_a_store_build_a_set_in_a_folder(corpus: Path, server: Server, 
         assert run_build(server.address(f"lines/{name}"), tmp_path / f"far-{name}") == 0
         assert run_build(tmp_path / "up" / name, tmp_path / f"near-{name}") == 0
         assert digests(tmp_path / f"far-{name}") == digests(tmp_path / f"near-{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("a.tar", as_tar), ("b.tgz", as_tar), ("c.zip", as_zip), ("d.parquet", as_parquet)]
+)
+def test_archives_and_tables_in_a_store_are_read_there(
+    name: str, make: Callable[[Path, Path], None], corpus: Path, server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "up").mkdir()
+    make(corpus, tmp_path / "up" / name)
+    server.upload(tmp_path / "up", "archives")
+    assert run_build(server.address(f"archives/{name}"), tmp_path / "far") == 0
+    assert run_build(tmp_path / "up" / name, tmp_path / "near") == 0
+    assert digests(tmp_path / "far") == digests(tmp_path / "near")
 
 
 def test_what_is_not_there_in_a_store_is_said(server: Server, tmp_path: Path) -> None:
