@@ -21,7 +21,7 @@ from pipeline.engines import LOCAL
 from pipeline.fit import fit_view
 from pipeline.former import ADD_VIEW, ADDED, both_versions
 from pipeline.progress import Watch
-from pipeline.publish import SCRATCH, locked, prepare_beside
+from pipeline.publish import SCRATCH, locked, prepare_beside, remove_drafts
 from pipeline.report import REPORT, describe, load_report, pretty
 from pipeline.resample import choose_rows, read_rows
 from pipeline.reuse import copy_codec, spec_text
@@ -57,6 +57,7 @@ def add_view(config: AddConfig) -> int:
     """Add the views that are asked for and not there, and remove what no manifest names if that is asked for."""
     Manifest.load(config.folder)  # before the lock, which would make a folder
     with locked(config.folder):
+        remove_drafts(config.folder)
         shard_set = ShardSet.open(config.folder)
         missing = _missing(shard_set, config)
         if missing:

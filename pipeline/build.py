@@ -23,7 +23,7 @@ from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
 from pipeline.formats import stem_of
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.progress import Watch
-from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file
+from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, tidy
 from pipeline.records import load_table, places
 from pipeline.report import REPORT, Report, describe, pretty
 from pipeline.repositories import SCHEME
@@ -58,6 +58,7 @@ def build(config: BuildConfig) -> int:
             inventory.content = content_fingerprint(inventory, config.workers)
         if finished_set(config.out, identity, stages, inventory.fingerprint, inventory.content):
             print(f"{config.out}: this set is there already, of the same corpus and config; nothing to do")
+            tidy(Scratch(absolute(config.out) / SCRATCH))
             if config.strict:
                 stop_at_fault_of_set(config.out)
             return 0

@@ -20,7 +20,7 @@ from pipeline.engines import LOCAL
 from pipeline.former import both_versions
 from pipeline.merging import MergeTask
 from pipeline.progress import Watch
-from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file
+from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, tidy
 from pipeline.report import REPORT, Report, describe, pretty
 from pipeline.reuse import copy_codec
 from pipeline.runner import run_graph
@@ -57,6 +57,7 @@ def merge(config: MergeConfig) -> int:
     with locked(config.out):
         if finished_set(config.out, identity, stages, fingerprint):
             print(f"{config.out}: these sets are merged there already; nothing to do")
+            tidy(Scratch((config.out / SCRATCH).resolve()))
             return 0
         scratch = Scratch((config.out / SCRATCH).resolve())
         state = {"config": identity, "stages": stages, "block_bytes": config.block_bytes}

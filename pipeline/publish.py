@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from shards.manifest import MANIFEST_NAME, Manifest, RejectedFile, sync_folder
 SCRATCH = ".build"
 FOLDERS = ("codecs", "train", "val", "rejected")  # what a build makes, and may replace where no manifest holds it
 ORPHAN_SECONDS = 20.0
+_DRAFT = re.compile(r"\.tmp-(manifest|report|README)\.(json|html|md)-[0-9a-f]+")
 
 
 @contextmanager
@@ -62,8 +64,9 @@ def finished_set(
     Where the set knows the fingerprint of its corpus' `content` too, that one decides.
     """
     if not (out / MANIFEST_NAME).exists():
-        others = sorted(p.name for p in out.iterdir() if p.name != SCRATCH)
-        ours = (out / SCRATCH / "state.json").exists()
+        ours = _is_ours(out / SCRATCH)
+        names = sorted(p.name for p in out.iterdir() if p.name != SCRATCH)
+        others = [name for name in names if not (ours and _DRAFT.fullmatch(name))]
         if others and not (ours and set(others) <= {*FOLDERS, REPORT, "README.md"}):
             raise ByteproxyError(f"{out} holds {', '.join(others[:3])} and is no shard set: choose another --out")
         if not ours and (out / SCRATCH).exists() and any((out / SCRATCH).iterdir()):
@@ -103,6 +106,14 @@ def finished_set(
     return True
 
 
+def tidy(scratch: Scratch) -> None:
+    """Remove the scratch of a build that was killed behind its last step. That of an `add-view` is gone on from."""
+    with contextlib.suppress(OSError, ValueError):
+        if "add-view" in load_json(scratch.state):
+            return
+    scratch.remove()
+
+
 def prepare(scratch: Scratch, out: Location, state: Mapping[str, Any]) -> bool:
     """Make the scratch ready; True if it holds the beginnings of this very build, which then goes on from them."""
     going_on = _is_of(scratch, state)
@@ -114,6 +125,8 @@ def prepare(scratch: Scratch, out: Location, state: Mapping[str, Any]) -> bool:
                 shutil.rmtree(out / name)
         elif not going_on:
             remove_tree(out / name)
+    if isinstance(out, Path):
+        remove_drafts(out)
     _begin(scratch, state)
     return going_on
 
@@ -123,6 +136,21 @@ def prepare_beside(scratch: Scratch, state: Mapping[str, Any]) -> bool:
     going_on = _is_of(scratch, state)
     _begin(scratch, state)
     return going_on
+
+
+def remove_drafts(out: Path) -> None:
+    """Small files beside the manifest that a killed build was writing."""
+    for path in out.iterdir():
+        if _DRAFT.fullmatch(path.name):
+            path.unlink()
+
+
+def _is_ours(scratch: Location) -> bool:
+    """Was this folder made by a build? One that was killed at once has no state yet, but was writing it."""
+    if (scratch / "state.json").exists():
+        return True
+    names = [path.name for path in scratch.iterdir()] if scratch.exists() else []
+    return bool(names) and all(name.startswith(".tmp-state.json-") for name in names)
 
 
 def _is_of(scratch: Scratch, state: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ Every file in it is complete or not there under its name, so a build that was ki
 provided that it is the same build: `state.json` says which one the scratch belongs to.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,14 @@ class Scratch:
         return self.root / "statistics" / f"{split}-{shard:05d}.json"
 
     def remove(self) -> None:
-        """Remove the scratch, and only it."""
+        """Remove the scratch, and only it. Killed meanwhile, what is left is not gone on from: the state goes first."""
+        if self.state.exists():
+            with contextlib.suppress(OSError):  # a full disk
+                save_json(self.state, "removed")
+        if isinstance(self.root, Path) and self.root.is_dir():
+            for path in self.root.iterdir():
+                if path.is_dir():
+                    remove_tree(path)
         remove_tree(self.root)
         remove_tree(self.local)
 

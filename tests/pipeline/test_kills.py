@@ -123,6 +123,50 @@ def run_added(out: Path, workers: int) -> int:
     return main(["add-view", str(out), "--view", "small=sentencepiece:vocab=400", "--prune", *flags])
 
 
+def test_a_build_killed_at_any_step_of_publishing_is_finished_by_the_next(code: Path, tmp_path: Path) -> None:
+    assert run_build(code, tmp_path / "whole", *SMALL) == 0
+    found = []
+    for number in range(8):
+        out = tmp_path / f"set{number}"
+        words = [sys.executable, "-c", KILLED_IN_PUBLISH, str(code), str(out), str(number), *SMALL]
+        assert subprocess.run(words, cwd=REPO, check=False, stdout=subprocess.DEVNULL).returncode == -9
+        found.append(sorted(path.name.partition("-")[0] for path in out.iterdir()))
+        assert run_build(code, out, *SMALL) == 0
+        assert digests(out) == digests(tmp_path / "whole") and not (out / ".build").exists()
+    assert [len(names) for names in found] == sorted(len(names) for names in found)
+    assert found[0] == [".build"] and "manifest.json" in found[7] and ".tmp" in found[5]
+
+
+KILLED_IN_PUBLISH = """
+import os, sys
+from pathlib import Path
+import pipeline.publish as publish, pipeline.scratch as scratch, pipeline.storage as storage
+from tests.pipeline.conftest import run_build
+corpus, out, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+calls, sync = [], publish.sync_folder
+def kill(*arguments): os.kill(os.getpid(), 9)
+def killed_at(folder):
+    calls.append(folder)
+    if len(calls) == number:
+        kill()
+    sync(folder)
+if number == 0:  # while the first state is written
+    storage.Path.replace = kill
+elif number < 5:  # behind each of three moves, and behind the small files
+    publish.sync_folder = killed_at
+elif number == 5:  # while a small file is written
+    def draft(target, data):
+        (target.parent / f".tmp-{target.name}-0123abcd").write_bytes(data[:5])
+        kill()
+    publish.write_whole = draft
+elif number == 6:
+    publish.Manifest.save = kill
+else:
+    scratch.remove_tree = kill  # the manifest is there, the scratch is half removed
+run_build(corpus, out, *sys.argv[4:])
+"""
+
+
 def test_add_view_killed_between_moves_or_behind_the_swap_is_finished_by_the_next(code: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     assert run_build(code, plain, *SMALL, views="gzip") == 0
