@@ -206,7 +206,7 @@ class Build:
 
     def _report(self, manifest: Manifest) -> Report:
         facts = load_all(self.scratch.block_facts("train", 0).parent)
-        names = [corpus.name for corpus in corpora(self.config.corpus)]
+        names = self.inventory.names
         rejected = (part["reasons"] for part in self.rejected)
         report = describe(manifest, names, command_of(self.config, names), facts, rejected)
         report["inputs"] |= {"fingerprint": self.inventory.fingerprint, "content": self.inventory.content}

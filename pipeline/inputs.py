@@ -47,6 +47,7 @@ class Inventory:
     packed: list[Packed] = field(default_factory=list)
     unsought: list[Unsought] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of the inputs, as a command line would have them
     found: int = 0
     bytes: int = 0  # of all files
     line_bytes: int = 0  # of those that are JSONL
@@ -97,6 +98,7 @@ def take_inventory(
 ) -> Inventory:
     """List the corpora. `out` is skipped, should it lie inside one of them. Raises ByteproxyError for an empty URL."""
     inventory = Inventory()
+    inventory.names = [f"{SCHEME}{name}" if isinstance(path, AtCommit) else name for name, path in found]
     digest = blake2b(digest_size=16)
     skip = name_of(absolute(out))
     excluded = _excluder([*EXCLUDED, *exclude])

@@ -59,6 +59,10 @@ def as_zip(code: Path, target: Path) -> None:
             archive.write(path, path.relative_to(code))
 
 
+def git_head(folder: Path) -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 def as_git(code: Path, target: Path) -> None:
     shutil.copytree(code, target)
     identity = ["-c", "user.name=x", "-c", "user.email=x"]
@@ -91,6 +95,8 @@ def test_another_form_of_a_folder_gives_its_documents(
     assert_whole(tmp_path / "set")
     assert rows_of(tmp_path / "set") == rows_of(from_folder)
     assert not (tmp_path / "set" / ".build").exists()
+    shown = f"git:git@{git_head(tmp_path / name)[:12]}" if name == "git" else name
+    assert f"python -m pipeline build {shown} " in (tmp_path / "set" / "report.json").read_text()
 
 
 def test_the_fingerprint_of_contents_sees_what_is_in_archives_tables_and_commits(code: Path, tmp_path: Path) -> None:
