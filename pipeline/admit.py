@@ -47,5 +47,6 @@ def admit(raw: bytes, known: Known, filters: Filters, rows: list[Row], rejected:
         where = shown_place(source, path, name, number)
         rejected.append(Rejection(source, where, identity, len(raw), *verdict))
         return
+    sketch = filters.sketcher.sketch(raw) if filters.sketcher else None
     described = (source, path, language, licence, grouping, len(raw), name)
-    rows.append((identity, *described, place.offset, place.length, place.file, place.form, number, source_id))
+    rows.append((identity, *described, place.offset, place.length, place.file, place.form, number, source_id, sketch))

@@ -198,7 +198,7 @@ class Build:
             rejected=rejected,
             config=self.config.identity(),
             inputs={"documents": kept, "bytes": size, "found": self.found, "digest": f"{digest:032x}"},
-            libraries=self.libraries,
+            libraries=self.libraries | self.config.cleaning.libraries(),
             stages=self.config.stages(),
             counts={"documents": kept, "rejected": left_out, "found": self.found, "bytes": size},
         )
@@ -211,6 +211,9 @@ class Build:
         report = describe(manifest, names, command_of(self.config, names), facts, rejected)
         report["inputs"] |= {"fingerprint": self.inventory.fingerprint, "content": self.inventory.content}
         report["twins"] = self._twins(facts)
+        sizes = self.scratch.survey("clusters")
+        clusters = load_json(sizes) if sizes.exists() else {}
+        report["near_duplicates"] = {"clusters": dict(sorted(clusters.items(), key=lambda item: int(item[0])))}
         report["timing"] = {
             "stages": self.timing,
             "codecs": codec_seconds(self.views, facts),

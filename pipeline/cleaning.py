@@ -2,9 +2,16 @@
 
 import argparse
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+from pipeline.minhash import Sketcher
 from pipeline.rules import NO_RULES, Rules, described, parse_rules
+from shards.errors import ByteproxyError
+
+THRESHOLD = 0.7  # of near-duplicates, as The Stack v2 and StarCoder have it
+LEAST = 0.2  # below it nearly every pair would have to be compared
+NEAR = ("near_duplicates", "near_permutations", "near_words")
 
 
 @dataclass(frozen=True)
@@ -13,6 +20,22 @@ class Cleaning:
 
     rules: Rules = NO_RULES
     scrub: bool = False  # secrets and personal data are replaced
+    near_duplicates: float = 0.0  # Jaccard index from which on documents are near-duplicates; 0: they stay
+    near_permutations: int = Sketcher.permutations
+    near_words: int = Sketcher.words
+
+    def __post_init__(self) -> None:
+        if self.near_duplicates and not LEAST <= self.near_duplicates <= 1:
+            raise ByteproxyError(f"--near-duplicates {self.near_duplicates}: must be between {LEAST} and 1")
+        if not 16 <= self.near_permutations <= 1024:
+            raise ByteproxyError(f"--near-permutations {self.near_permutations}: must be between 16 and 1024")
+        if not 1 <= self.near_words <= 64:
+            raise ByteproxyError(f"--near-words {self.near_words}: must be between 1 and 64")
+
+    @property
+    def sketcher(self) -> Sketcher | None:
+        """How documents are sketched, if they are."""
+        return Sketcher(self.near_permutations, self.near_words) if self.near_duplicates else None
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the set's documents, as plain JSON; nothing for what is off."""
@@ -23,6 +46,8 @@ class Cleaning:
             given["licences"] = list(self.rules.licences)
         if self.scrub:
             given["scrub"] = True
+        if self.sketcher:
+            given |= {name: getattr(self, name) for name in NEAR if getattr(self, name)}
         return given
 
     def flags(self) -> list[str]:
@@ -32,11 +57,18 @@ class Cleaning:
         else:
             words = [word for name, limit in self.rules.limits for word in ("--rule", f"{name}={limit!r}")]
         words += ["--licences", " ".join(self.rules.licences)] if self.rules.licences else []
-        return words + (["--scrub"] if self.scrub else [])
+        words += ["--scrub"] if self.scrub else []
+        near = [(name, getattr(self, name)) for name in NEAR if getattr(self, name) != getattr(NO_CLEANING, name)]
+        return words + [f"--{name.replace('_', '-')}={value!r}" for name, value in near]
 
     def stages(self) -> dict[str, int]:
         """The versions of the algorithms in use."""
-        return ({"rules": 1} if self.rules.limits else {}) | ({"scrub": 1} if self.scrub else {})
+        used = {"rules": self.rules.limits, "scrub": self.scrub, "near-duplicates": self.sketcher}
+        return {name: 1 for name, on in used.items() if on}
+
+    def libraries(self) -> dict[str, str]:
+        """The libraries that decide which documents stay, with their versions."""
+        return {"rensa": version("rensa")} if self.sketcher else {}
 
 
 NO_CLEANING = Cleaning()
@@ -70,11 +102,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="replace keys, tokens, passwords, e-mail and public IP addresses by others of the same form; source_id "
         "tells the original. No pattern finds all: do not rely on it alone",
     )
+    add(
+        "--near-duplicates",
+        nargs="?",
+        type=float,
+        const=THRESHOLD,
+        default=0.0,
+        metavar="THRESHOLD",
+        help="of documents whose sets of word shingles have a Jaccard index of THRESHOLD (default: 0.7) or more, keep "
+        "one: within and across inputs, estimated by MinHash",
+    )
+    add(
+        "--near-permutations",
+        type=int,
+        default=Sketcher.permutations,
+        metavar="N",
+        help="slots of a MinHash (default: 256); the estimate errs by sqrt(J(1-J)/N)",
+    )
+    add("--near-words", type=int, default=Sketcher.words, metavar="N", help="words in a shingle (default: 5)")
 
 
 def parse_cleaning(flags: argparse.Namespace) -> Cleaning:
     """The choices made by the flags. Raises ByteproxyError for one that makes no sense."""
-    return Cleaning(parse_rules(flags.clean, flags.rule, flags.no_rule, flags.licences), scrub=flags.scrub)
+    rules = parse_rules(flags.clean, flags.rule, flags.no_rule, flags.licences)
+    return Cleaning(rules, flags.scrub, **{name: getattr(flags, name) for name in NEAR})
 
 
 def print_rules() -> int:

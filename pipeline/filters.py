@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from pipeline.detect import name_says_nothing
+from pipeline.minhash import Sketcher
 from pipeline.rules import NO_RULES, Rules
 
 SNIFF_BYTES = 8000  # git calls a file binary if there is a NUL among so many first bytes
@@ -22,6 +23,7 @@ class Filters:
     rules: Rules = NO_RULES
     scrub: bool = False  # secrets are replaced before the rules see a document
     detect: bool = False  # the content says the language where the name says nothing
+    sketcher: Sketcher | None = None  # documents are sketched, so that near-duplicates are found
     seen: Counter[str] = field(default_factory=Counter, compare=False)  # documents that each rule was held against
 
     def detects(self, name: str | None) -> bool:

@@ -25,7 +25,8 @@ from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
 from pipeline.filters import Filters
 from pipeline.inputs import Inventory
 from pipeline.merging import MergeTask, ReadRejected, Resolve, WriteMerged, add_up, make_layouts
-from pipeline.records import REJECTED, pack, table, unpack
+from pipeline.near import leave_out_near
+from pipeline.records import REJECTED, pack, sum_counts, table, unpack
 from pipeline.rows import Rows
 from pipeline.scratch import Scratch, save_json
 from pipeline.split import folder_bytes, is_big
@@ -42,7 +43,6 @@ from pipeline.survey import (
     SumBuckets,
     Unpack,
     make_plan,
-    sum_counts,
 )
 from pipeline.unsought import ReadOptions, as_item
 
@@ -53,8 +53,9 @@ REJECTED_ROWS = 1_000_000  # at most about so many rows a file of rejected/
 def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scratch: Scratch) -> None:
     """Read every document once and leave in scratch: blocks of records, the split's plan, the sample, the rejected."""
     languages = frozenset(config.languages)
-    cleaning = config.cleaning.rules, config.cleaning.scrub, config.detect_language
-    filters = Filters(languages, config.narrowed, config.max_bytes, config.keep_binary, *cleaning)
+    clean = config.cleaning
+    asked = (config.narrowed, config.max_bytes, config.keep_binary)
+    filters = Filters(languages, *asked, clean.rules, clean.scrub, config.detect_language, clean.sketcher)
     options = ReadOptions(config.exclude, config.max_expansion, config.content_column, config.strict)
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS
@@ -75,7 +76,8 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
         | "by id" >> beam.GroupByKey()
         | "deduplicate" >> beam.ParDo(Deduplicate()).with_outputs("rejected", main="documents")
     )
-    documents, not_chosen = choose(unique.documents, config)
+    apart, near, compared = leave_out_near(unique.documents, clean, ranges, scratch)
+    documents, not_chosen = choose(apart, config)
 
     total = documents | "sizes" >> beam.Map(_total_bytes) | "total" >> _combined(sum)
     big = (
@@ -98,7 +100,7 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     )
 
     (
-        (unpacked.rejected, read.rejected, unique.rejected, *not_chosen)
+        (unpacked.rejected, read.rejected, unique.rejected, *near, *not_chosen)
         | "all rejected" >> beam.Flatten()
         | "place rejected" >> beam.ParDo(KeyRejected(rejected_files))
         | "by file" >> beam.GroupByKey()
@@ -111,7 +113,8 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
         | "save count" >> beam.Map(partial(save_json, scratch.survey("found")))
     )
     (
-        read.seen
+        (read.seen, *compared)
+        | "all seen" >> beam.Flatten()
         | "sum seen" >> _combined(sum_counts)
         | "save seen" >> beam.Map(partial(save_json, scratch.survey("seen")))
     )

@@ -34,6 +34,7 @@ RECORD = pa.schema(
         pa.field("form", pa.int8()),
         pa.field("number", pa.int64()),  # which of its input's: line's offset, row, member; of a whole file 0
         pa.field("source_id", pa.binary(16)),  # BLAKE2b-128 of the original's bytes, or null: nothing is scrubbed
+        pa.field("sketch", pa.binary()),  # MinHash, or where in scratch it lies; null: not asked for, or too short
     ]
 )
 
@@ -135,3 +136,12 @@ def digest_of(identity: bytes, source: str, path: str | None, language: str | No
 def shown_place(source: str, path: str | None, name: str, number: int) -> str:
     """Where a document is, for people and for `rejected/`: its path, or the place in its input."""
     return path if path is not None else f"{name}@{number}"
+
+
+def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts by name, added up."""
+    total: dict[str, int] = {}
+    for count in counts:
+        for name, number in count.items():
+            total[name] = total.get(name, 0) + number
+    return total

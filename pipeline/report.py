@@ -74,6 +74,7 @@ FIELDS = {
     "rejected.*.examples.[].value": "what was found; never the document's text",
     "scrubbed.*.documents": "documents with a kind of secret in them that was replaced: --scrub",
     "scrubbed.*.places": "places where it was",
+    "near_duplicates.clusters.*": "clusters of near-duplicates by their documents, of which one each was kept",
     "twins.sampled": "val documents that were held against every train document",
     "twins.found": "those of which train holds a near-twin: 70% or more of their lines in common",
     "twins.share": "found / sampled",
@@ -87,7 +88,7 @@ FIELDS = {
     "timing.statistics": "of that, time to gather these statistics",
     "workers": "processes",
 }
-OPTIONAL = {name for name in FIELDS if name.startswith(("rejected.", "licences.", "scrubbed."))} | {
+OPTIONAL = {name for name in FIELDS if name.startswith(("rejected.", "licences.", "scrubbed.", "near_duplicates."))} | {
     "timing.stages.*.seconds"
 }
 
@@ -135,6 +136,7 @@ def describe(
             for view in manifest.views
         },
         "rejected": _rejected(merged(rejected)),
+        "near_duplicates": {"clusters": {}},
         "scrubbed": dict(sorted(total.get("scrubbed", {}).items())),
     }
 

@@ -63,6 +63,10 @@ class Scratch:
         """An unpacked input."""
         return self.root / "spool" / name
 
+    def sketches(self, name: str) -> Location:
+        """MinHash sketches, slot by slot."""
+        return self.root / "sketches" / name
+
     def index(self, split: str, block: int) -> Location:
         """A block's records."""
         return self.root / "index" / f"{split}-{block:06d}.arrow"

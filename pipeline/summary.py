@@ -22,6 +22,12 @@ def summary(report: Mapping[str, Any], out: str) -> str:
     if twins["sampled"]:
         share = f"{twins['share']:.1%} of {twins['sampled']} documents, {twins['byte_share']:.1%} of bytes"
         lines.append(f"  near-twins of train documents in val: {share}")
+    if clusters := report["near_duplicates"]["clusters"]:
+        alike = sum(int(size) * count for size, count in clusters.items())
+        count, largest = sum(clusters.values()), max(map(int, clusters))
+        lines.append(
+            f"  near-duplicates: {alike} documents in {count} clusters, one each kept; the largest of {largest}"
+        )
     if report["scrubbed"]:
         found = ", ".join(f"{kind} {facts['places']}" for kind, facts in report["scrubbed"].items())
         lines.append(f"  replaced: {found}")

@@ -22,6 +22,7 @@ from pipeline.faults import stop_at_fault
 from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, Packed, line_ranges
 from pipeline.intake import Batch
+from pipeline.near import shelve
 from pipeline.progress import Counter
 from pipeline.records import RECORD, REJECTED, digest_of, pack, save_table, table, unpack
 from pipeline.relay import relayed
@@ -128,16 +129,10 @@ class Read(beam.DoFn):
     def _gathered(self) -> list[tuple[int, bytes]]:
         """The records held, by range of ids. Many at once, for each batch costs the runner two kilobytes of its own."""
         rows, self.rows = self.rows, []
-        return [(number, pack(cut)) for number, cut in cut_by_range(table(rows, RECORD), self.ranges)]
-
-
-def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Counts by name, added up."""
-    total: dict[str, int] = {}
-    for count in counts:
-        for name, number in count.items():
-            total[name] = total.get(name, 0) + number
-    return total
+        records = table(rows, RECORD)
+        if rows and self.filters.sketcher:
+            records = shelve(records, self.scratch)
+        return [(number, pack(cut)) for number, cut in cut_by_range(records, self.ranges)]
 
 
 class Deduplicate(beam.DoFn):

@@ -14,7 +14,7 @@ from pathlib import Path
 import shards
 from shards.errors import ByteproxyError
 
-DISTRIBUTIONS = ("apache-beam", "identify", "pyarrow")
+DISTRIBUTIONS = ("apache-beam", "identify", "pyarrow", "rensa")
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,23 @@ def row(text: bytes, source: str, path: str | None, offset: int = 0, size: int |
     folders = path.rpartition("/")[0] if path else None
     grouping = f"{source}/{folders}" if folders else source if path else None
     length = len(text) if size is None else size
-    return (document_id(text), source, path, "python", None, grouping, length, "input", 0, 0, b"/x", 0, offset, None)
+    return (
+        document_id(text),
+        source,
+        path,
+        "python",
+        None,
+        grouping,
+        length,
+        "input",
+        0,
+        0,
+        b"/x",
+        0,
+        offset,
+        None,
+        None,
+    )
 
 
 rows = st.lists(
@@ -110,7 +126,7 @@ def test_shards_are_whole_numbers_of_blocks_in_order(size: int, shard_bytes: int
 
 @given(st.lists(st.binary(min_size=16, max_size=16), max_size=200), st.integers(1, 50))
 def test_ranges_of_ids_follow_the_order_of_ids(ids: list[bytes], ranges: int) -> None:
-    records = table([(i, "s", None, None, None, None, 0, "n", 0, 0, b"", 0, 0, None) for i in ids], RECORD)
+    records = table([(i, "s", None, None, None, None, 0, "n", 0, 0, b"", 0, 0, None, None) for i in ids], RECORD)
     cuts = cut_by_range(records, ranges)
     assert sum(cut.num_rows for _, cut in cuts) == len(ids)
     last = b""

@@ -27,7 +27,7 @@ def reasons_of(out: Path) -> Counter[str]:
 @given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=60, unique=True), st.integers(1, 70))
 def test_a_limit_keeps_exactly_the_first_in_the_order_of_the_draws(ids: list[bytes], limit: int) -> None:
     parts = [
-        [(i, "s", None, None, None, None, 0, "n", 0, 0, b"", 0, 0, None) for i in part]
+        [(i, "s", None, None, None, None, 0, "n", 0, 0, b"", 0, 0, None, None) for i in part]
         for part in (ids[::2], ids[1::2])
     ]
     tables = [table(rows, RECORD) for rows in parts]
