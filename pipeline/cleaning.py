@@ -11,7 +11,7 @@ from shards.errors import ByteproxyError
 
 THRESHOLD = 0.7  # of near-duplicates, as The Stack v2 and StarCoder have it
 LEAST = 0.2  # below it nearly every pair would have to be compared
-NEAR = ("near_duplicates", "near_permutations", "near_words")
+NEAR = ("near_duplicates", "drop_val_twins", "near_permutations", "near_words")
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Cleaning:
     rules: Rules = NO_RULES
     scrub: bool = False  # secrets and personal data are replaced
     near_duplicates: float = 0.0  # Jaccard index from which on documents are near-duplicates; 0: they stay
+    drop_val_twins: float = 0.0  # the same for documents of val and of train
     near_permutations: int = Sketcher.permutations
     near_words: int = Sketcher.words
 
     def __post_init__(self) -> None:
-        if self.near_duplicates and not LEAST <= self.near_duplicates <= 1:
-            raise ByteproxyError(f"--near-duplicates {self.near_duplicates}: must be between {LEAST} and 1")
+        for flag, threshold in (("near-duplicates", self.near_duplicates), ("drop-val-twins", self.drop_val_twins)):
+            if threshold and not LEAST <= threshold <= 1:
+                raise ByteproxyError(f"--{flag} {threshold}: must be between {LEAST} and 1")
         if not 16 <= self.near_permutations <= 1024:
             raise ByteproxyError(f"--near-permutations {self.near_permutations}: must be between 16 and 1024")
         if not 1 <= self.near_words <= 64:
@@ -35,7 +37,8 @@ class Cleaning:
     @property
     def sketcher(self) -> Sketcher | None:
         """How documents are sketched, if they are."""
-        return Sketcher(self.near_permutations, self.near_words) if self.near_duplicates else None
+        asked = self.near_duplicates or self.drop_val_twins
+        return Sketcher(self.near_permutations, self.near_words) if asked else None
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the set's documents, as plain JSON; nothing for what is off."""
@@ -111,6 +114,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="THRESHOLD",
         help="of documents whose sets of word shingles have a Jaccard index of THRESHOLD (default: 0.7) or more, keep "
         "one: within and across inputs, estimated by MinHash",
+    )
+    add(
+        "--drop-val-twins",
+        nargs="?",
+        type=float,
+        const=THRESHOLD,
+        default=0.0,
+        metavar="THRESHOLD",
+        help="leave out documents of val that are near-duplicates, in the same sense, of one in train",
     )
     add(
         "--near-permutations",

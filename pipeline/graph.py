@@ -40,11 +40,10 @@ from pipeline.survey import (
     SaveIndex,
     SaveRejected,
     SaveSample,
-    SumBuckets,
     Unpack,
-    make_plan,
 )
 from pipeline.unsought import ReadOptions, as_item
+from pipeline.val_twins import leave_out_twins
 
 GUESSED_DOCUMENT_BYTES = 4096  # of a JSONL file, to choose numbers of parts
 REJECTED_ROWS = 1_000_000  # at most about so many rows a file of rejected/
@@ -88,8 +87,8 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
         >> beam.FlatMap(lambda item, total: [item[0]] if is_big(item[1], total) else [], AsSingleton(total, 0))
     )
     grouped = documents | "group" >> beam.ParDo(AssignGroups(config.seed), AsList(big))
-    plan = grouped | "by group" >> _combined(SumBuckets()) | "choose val" >> beam.Map(make_plan, config, scratch)
-    split = grouped | "split" >> beam.ParDo(
+    kept, plan, twins, held = leave_out_twins(grouped, config, ranges, scratch)
+    split = kept | "split" >> beam.ParDo(
         KeyByBlock(config.seed, config.sample_bytes), AsSingleton(plan, {})
     ).with_outputs("sample", main="records")
     split.records | "by block" >> beam.GroupByKey() | "save index" >> beam.ParDo(SaveIndex(scratch))
@@ -100,7 +99,7 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     )
 
     (
-        (unpacked.rejected, read.rejected, unique.rejected, *near, *not_chosen)
+        (unpacked.rejected, read.rejected, unique.rejected, *near, *not_chosen, *twins)
         | "all rejected" >> beam.Flatten()
         | "place rejected" >> beam.ParDo(KeyRejected(rejected_files))
         | "by file" >> beam.GroupByKey()
@@ -113,7 +112,7 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
         | "save count" >> beam.Map(partial(save_json, scratch.survey("found")))
     )
     (
-        (read.seen, *compared)
+        (read.seen, *compared, *held)
         | "all seen" >> beam.Flatten()
         | "sum seen" >> _combined(sum_counts)
         | "save seen" >> beam.Map(partial(save_json, scratch.survey("seen")))

@@ -24,7 +24,7 @@ from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
 from pipeline.cleaning import Cleaning
 from pipeline.dedup import id_prefixes
 from pipeline.minhash import agreeing, band_keys, banding, components, spanning_edges
-from pipeline.records import pack, rejections, shown_place, sum_counts, unpack
+from pipeline.records import load_table, pack, rejections, save_table, shown_place, sum_counts, unpack
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, save_json
 from pipeline.storage import write_whole
@@ -55,6 +55,7 @@ class Sketches:
     def __init__(self, scratch: Scratch, permutations: int) -> None:
         self._scratch, self._permutations = scratch, permutations
         self._maps: dict[str, np.ndarray] = {}
+        self._names: dict[int, pa.Table] = {}
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """(N, permutations) uint32 for N numbers; zeros for a document that has no sketch."""
@@ -80,11 +81,19 @@ class Sketches:
             self._maps[name] = flat.reshape(-1, self._permutations)
         return self._maps[name]
 
+    def name(self, number: int) -> str:
+        """Where a document is, for people."""
+        area = number >> 32
+        if area not in self._names:
+            self._names[area] = load_table(self._scratch.sketches(f"names-{area:06d}.arrow"))
+        return self._names[area]["name"][number & 0xFFFFFFFF].as_py()
+
 
 class Number(beam.DoFn):
     """A range's records -> the same with a number each, (range << 32) + row; their sketches -> a file of the range.
 
-    A document without a sketch, shorter than a shingle, has the number -1. To `seen`: how many documents there are.
+    Numbers are in the order of ids. A document without a sketch, shorter than a shingle, has -1. To `seen`: how many
+    documents there are.
     """
 
     def __init__(self, ranges: int, permutations: int, scratch: Scratch) -> None:
@@ -103,6 +112,7 @@ class Number(beam.DoFn):
             if pointer is not None:
                 rows[row] = self.sketches.file(pointer[:16].hex())[int.from_bytes(pointer[16:], "little")]
         write_whole(self.scratch.sketches(f"range-{number:06d}"), rows.tobytes())
+        save_table(self.scratch.sketches(f"names-{number:06d}.arrow"), pa.table({"name": names_of(records)}))
         numbers = np.where([p is not None for p in pointers], (number << 32) + np.arange(len(pointers)), -1)
         numbered = pack(_with(records.drop_columns("sketch"), "near", pa.array(numbers, pa.int64())))
         return [numbered, TaggedOutput("seen", {REASON: len(numbers)})]
@@ -118,11 +128,15 @@ class KeyByBand(beam.DoFn):
     @relayed
     def process(self, packed: bytes) -> list[tuple[int, bytes]]:
         numbers = numbers_of(unpack([packed]))
-        keys = band_keys(self.sketches.of(numbers), *self.shape)
-        owners = np.broadcast_to(numbers[:, None], keys.shape).reshape(-1)
-        keys = keys.reshape(-1)
-        ranges = (keys >> np.uint64(32)) * np.uint64(self.ranges) >> np.uint64(32)
-        return [(int(r), pack_keys(keys[ranges == r], owners[ranges == r])) for r in np.unique(ranges)]
+        return key_ranges(band_keys(self.sketches.of(numbers), *self.shape), numbers, self.ranges)
+
+
+def key_ranges(keys: np.ndarray, numbers: np.ndarray, ranges: int) -> list[tuple[int, bytes]]:
+    """Band keys (N, bands) of N numbers, cut into ranges of keys."""
+    owners = np.broadcast_to(numbers[:, None], keys.shape).reshape(-1)
+    keys = keys.reshape(-1)
+    where = (keys >> np.uint64(32)) * np.uint64(ranges) >> np.uint64(32)
+    return [(int(r), pack_keys(keys[where == r], owners[where == r])) for r in np.unique(where)]
 
 
 def pack_keys(keys: np.ndarray, owners: np.ndarray) -> bytes:
@@ -240,19 +254,17 @@ class Resolve(beam.DoFn):
         beaten_by = winners.take(pa.array((np.cumsum(first) - 1)[~first]))
         numbers = [part["near"].to_numpy() for part in (losers, beaten_by)]
         equal = np.count_nonzero(self.sketches.of(numbers[0]) == self.sketches.of(numbers[1]), axis=1)
-        rejected = rejections(losers, REASON, values_of(beaten_by, equal / self.permutations))
+        similar = zip(names_of(beaten_by), (equal / self.permutations).tolist(), strict=True)
+        rejected = rejections(losers, REASON, [f"of {name}, similarity {share:.3f}" for name, share in similar])
         sizes = Counter(np.unique(clusters, return_counts=True)[1].tolist())
         counts = {str(size): count for size, count in sizes.items()}
         return [pack(winners), TaggedOutput("rejected", pack(rejected)), TaggedOutput("sizes", counts)]
 
 
-def values_of(others: pa.Table, similarities: np.ndarray) -> list[str]:
-    """What `rejected/` says of documents that are like `others`."""
-    columns = (others[name].to_pylist() for name in ("source", "path", "input", "number"))
-    rows = zip(*columns, strict=True)
-    return [
-        f"of {r[0]}/{shown_place(*r)}, similarity {s:.3f}" for r, s in zip(rows, similarities.tolist(), strict=True)
-    ]
+def names_of(records: pa.Table) -> list[str]:
+    """Where documents are, for people."""
+    columns = (records[name].to_pylist() for name in ("source", "path", "input", "number"))
+    return [f"{row[0]}/{shown_place(*row)}" for row in zip(*columns, strict=True)]
 
 
 def numbers_of(records: pa.Table) -> np.ndarray:
@@ -273,6 +285,8 @@ def leave_out_near(
     threshold, permutations = clean.near_duplicates, clean.near_permutations
     number = beam.ParDo(Number(ranges, permutations, scratch)).with_outputs("seen", main="documents")
     numbered = documents | "number" >> number
+    if not threshold:
+        return numbered.documents, [], []
     labels = (
         numbered.documents
         | "bands" >> beam.ParDo(KeyByBand(threshold, permutations, ranges, scratch))

@@ -28,7 +28,7 @@ from pipeline.records import RECORD, REJECTED, digest_of, pack, save_table, tabl
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, save_json
 from pipeline.sources import read_files, read_lines
-from pipeline.split import BUCKETS, Layout, bucket_bytes, choose_val, group_buckets
+from pipeline.split import BUCKETS, VAL_MIN, Layout, bucket_bytes, choose_val, group_buckets
 from pipeline.spool import spool_name, unpack_file
 from pipeline.statistics import UNKNOWN, rejection_statistics
 from pipeline.storage import Location, name_of, writing
@@ -177,23 +177,47 @@ class SumBuckets(beam.CombineFn):
         return sums
 
 
-def make_plan(sums: np.ndarray, config: BuildConfig, scratch: Scratch) -> dict[str, Any]:
-    """Which buckets are val, and how each split is cut; or, under `error`, why there can be no val."""
+def draw_val(sums: np.ndarray, fraction: float) -> dict[str, Any]:
+    """Which buckets are val; or, under `error`, why there can be no val."""
     try:
-        val = choose_val(sums[1], config.val_fraction)
+        return {"val": choose_val(sums[1], fraction)}
     except ByteproxyError as error:
-        plan: dict[str, Any] = {"error": str(error)}
-    else:
+        return {"error": str(error)}
+
+
+def make_plan(
+    sums: np.ndarray, config: BuildConfig, scratch: Scratch, drawn: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Which buckets are val, and how each split is cut; or, under `error`, why there can be no val.
+
+    `drawn`: the buckets were chosen before, and val has lost documents since.
+    """
+    plan = draw_val(sums, config.val_fraction) if drawn is None else check_left(sums, drawn)
+    if "error" not in plan:
         in_val = np.zeros(BUCKETS, bool)
-        in_val[val] = True
+        in_val[plan["val"]] = True
         splits = {}
         for split, chosen in (("train", ~in_val), ("val", in_val)):
             documents, size = (int(number) for number in sums[:, chosen].sum(axis=1))
             layout = Layout.of(documents, size, config.shard_bytes, config.block_bytes)
             splits[split] = [layout.documents, layout.bytes, layout.shards, layout.blocks]
-        plan = {"val": val, "splits": splits}
+        plan = plan | {"splits": splits}
     save_json(scratch.survey("plan"), plan)
     return plan
+
+
+def check_left(sums: np.ndarray, drawn: dict[str, Any]) -> dict[str, Any]:
+    """What was drawn, or the error that too little of it is left."""
+    if "error" in drawn:
+        return drawn
+    left, total = int(sums[1][drawn["val"]].sum()), int(sums[1].sum())
+    if left >= VAL_MIN * total and left:
+        return drawn
+    found = f"{VAL_MIN:.1%} of the bytes are expected, {left / max(1, total):.2%} found"
+    return {
+        "error": f"--drop-val-twins leaves too little for validation: {found}. Set more aside with --val-fraction, ask "
+        "for a higher threshold, or use --near-duplicates, which keeps one of each kind wherever it falls"
+    }
 
 
 class KeyByBlock(beam.DoFn):
