@@ -208,7 +208,8 @@ class _Adding:
         words = [word for spec in self.config.views for word in ("--view", spec_text(spec))]
         command = f"{former['command']} --out SET && python -m pipeline add-view SET {shlex.join(words)}"
         report = describe(manifest, former["corpus"], command, counts, [])
-        report |= {name: former[name] for name in ("inputs", "rejected", "twins", "scrubbed", "workers")}
+        kept = ("inputs", "rejected", "twins", "near_duplicates", "scrubbed", "workers")
+        report |= {name: former[name] for name in kept if name in former}
         report["counts"]["checked"] = min(self.checked, former["counts"]["checked"])
         timing = former["timing"]
         stage = {f"add {' '.join(view.name for view in self.views)}": {"seconds": seconds, "bytes": 0}}

@@ -139,6 +139,7 @@ def test_the_set_is_the_same_for_any_number_of_workers_any_order_of_inputs_and_a
     assert digests(deduplicated) == digests(tmp_path / "two") == digests(tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_a_corpus_without_near_duplicates_is_what_it_is_without_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def test_what_goes_is_what_a_comparison_of_all_of_val_with_all_of_train_finds(tw
     assert len(kept(tmp_path / "with")) + len(rejected(tmp_path / "with")) == len(everything)
 
 
+@pytest.mark.slow
 def test_workers_and_sizes_have_no_say(twinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_build(twinned, tmp_path / "one", *VAL, "--drop-val-twins", "0.6") == 0
     monkeypatch.setattr("pipeline.inputs.ITEM_FILES", 7)
@@ -75,6 +76,7 @@ def test_workers_and_sizes_have_no_say(twinned: Path, tmp_path: Path, monkeypatc
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_set_without_near_duplicates_has_no_twins_to_drop(
     twinned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
