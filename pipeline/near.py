@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import apache_beam as beam
@@ -56,6 +57,7 @@ class Sketches:
         self._scratch, self._permutations = scratch, permutations
         self._maps: dict[str, np.ndarray] = {}
         self._names: dict[int, pa.Table] = {}
+        self._copies: TemporaryDirectory[str] | None = None  # of files that lie in a store
 
     def of(self, numbers: np.ndarray) -> np.ndarray:
         """(N, permutations) uint32 for N numbers; zeros for a document that has no sketch."""
@@ -73,10 +75,11 @@ class Sketches:
                 self._maps.pop(next(iter(self._maps)))
             path = self._scratch.sketches(name)
             if not isinstance(path, Path):
-                local = self._scratch.local / "sketches" / name
-                if not local.exists():
-                    write_whole(local, path.read_bytes())
-                path = local
+                self._copies = self._copies or TemporaryDirectory(prefix="byteproxy-")
+                copy = Path(self._copies.name) / name
+                if not copy.exists():
+                    copy.write_bytes(path.read_bytes())
+                path = copy
             flat = np.memmap(path, "<u4", "r") if path.stat().st_size else np.zeros(0, "<u4")
             self._maps[name] = flat.reshape(-1, self._permutations)
         return self._maps[name]

@@ -32,6 +32,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_code(tmp_path_factory.mktemp("stored") / "corpus", PACKAGES[:2])
     (folder / "odd name%20?#.py").write_bytes(b"odd = True\n")
     (folder / "empty.py").write_bytes(b"")
+    (folder / "near.py").write_bytes((folder / "json" / "decoder.py").read_bytes() + b"more = 1\n")
     return folder
 
 
@@ -80,7 +81,8 @@ def test_a_set_built_from_store_to_store_has_the_bytes_of_one_built_from_folder_
 ) -> None:
     place = f"{BUCKET}/sets/{workers}"
     build = partial(run_build, server.address("corpora/corpus"), server.address(f"sets/{workers}"))
-    flags = ("--workers", str(workers), "--block-bytes", "300k", "--shard-bytes", "500k")
+    flags = ["--workers", str(workers), "--block-bytes", "300k", "--shard-bytes", "500k"]
+    flags += ["--clean", "--scrub", "--near-duplicates", "--drop-val-twins"] if workers == 2 else []
     assert build(*flags, views=VIEWS) == 0
     assert run_build(corpus, tmp_path / "set", *flags, views=VIEWS) == 0
     assert stored(server.store, place) == digests(tmp_path / "set")
