@@ -15,7 +15,7 @@ from pipeline.changed import reject_changed
 from pipeline.command import command_of
 from pipeline.config import BuildConfig
 from pipeline.detect import check_detector
-from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shard_facts
+from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shards
 from pipeline.engines import check_runner
 from pipeline.faults import hint_of, stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
 from pipeline.fingerprint import content_fingerprint
@@ -174,10 +174,7 @@ class Build:
 
     def describe(self) -> tuple[Manifest, dict[str, Any]]:
         """The manifest and the report. Raises ByteproxyError if a document was lost."""
-        splits = {
-            split: tuple(load_shard_facts(self.scratch, split, shard) for shard in range(layout.shards))
-            for split, layout in self.layouts.items()
-        }
+        splits = {split: load_shards(self.scratch, split, layout.shards) for split, layout in self.layouts.items()}
         loss = reject_changed(self.scratch, load_all(self.scratch.block_facts("train", 0).parent))
         self.rejected += [loss.part] if loss.part is not None else []
         rejected = tuple(rejected_file(self.scratch, part) for part in self.rejected)

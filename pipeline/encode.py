@@ -4,6 +4,7 @@ The block's worker reads the documents again at their places, refuses one that h
 every view and, by default, decodes it and compares.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,6 +201,15 @@ def load_codec_of(staged: Location, view: View) -> Codec:
     """A view's codec from the staged set."""
     with local_folder(staged / view.folder) as folder:
         return load_codec(folder)
+
+
+def load_shards(scratch: Scratch, split: str, shards: int) -> tuple[ShardFile, ...]:
+    """The manifest's entries of a split. A range of ids may hold no document, and is no file then."""
+    found = []
+    for shard in range(shards):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(load_shard_facts(scratch, split, shard))
+    return tuple(found)
 
 
 def load_shard_facts(scratch: Scratch, split: str, shard: int) -> ShardFile:

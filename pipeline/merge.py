@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline import graph
 from pipeline.card import card
 from pipeline.dedup import bucket_count
-from pipeline.encode import load_shard_facts
+from pipeline.encode import load_shards
 from pipeline.engines import LOCAL
 from pipeline.former import both_versions
 from pipeline.merging import MergeTask
@@ -194,10 +194,7 @@ class _Merge:
     def manifest(self, task: MergeTask, found: int) -> Manifest:
         """The manifest of the merged set. Raises ByteproxyError if a document was lost."""
         layouts = {split: Layout(*numbers) for split, numbers in load_json(self.scratch.survey("plan")).items()}
-        splits = {
-            split: tuple(load_shard_facts(self.scratch, split, shard) for shard in range(layout.shards))
-            for split, layout in layouts.items()
-        }
+        splits = {split: load_shards(self.scratch, split, layout.shards) for split, layout in layouts.items()}
         self.rejected = load_all(self.scratch.rejected_facts(0).parent)
         rejected = tuple(rejected_file(self.scratch, part) for part in self.rejected)
         kept, left_out = sum(s.rows for files in splits.values() for s in files), sum(r.rows for r in rejected)
@@ -221,11 +218,7 @@ class _Merge:
 
     def report(self, manifest: Manifest) -> Report:
         """The report; near-twins are not looked for again, and what was decoded by the builds is not counted."""
-        counts = [
-            load_json(self.scratch.shard_statistics(split, shard))
-            for split, files in manifest.splits.items()
-            for shard in range(len(files))
-        ]
+        counts = load_all(self.scratch.shard_statistics("train", 0).parent)
         names = sorted(shard_set.folder.resolve().name for shard_set in self.sets)
         command = f"python -m pipeline merge {shlex.join(names)} --out SET"
         report = describe(manifest, names, command, counts, (part["reasons"] for part in self.rejected))

@@ -7,7 +7,7 @@ binary search: nothing is shuffled but what is left out, and memory holds one ra
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,8 +158,12 @@ class WriteMerged(beam.DoFn):
         if not facts.exists():  # else a former, killed run has done it
             name = f"{split}/shard-{shard:05d}-of-{layout.shards:05d}.parquet"
             counts: list[dict[str, Any]] = []
+            tables = self._tables(split, shard, layout, counts)
+            first = next(tables, None)
+            if first is None:  # a range of ids may hold no document, and is no file then
+                return [item]
+            tables = chain([first], tables)
             with writing(scratch.staged / name) as path:
-                tables = self._tables(split, shard, layout, counts)
                 described = write_shard(path, tables, self.task.views, name, self.task.row_group_bytes)
             counted = {"split": split, "checked": 0, "statistics": merged(counts)}
             save_json(scratch.shard_statistics(split, shard), counted)
@@ -171,6 +175,8 @@ class WriteMerged(beam.DoFn):
         a_shard = layout.blocks // layout.shards
         for block in range(shard * a_shard, (shard + 1) * a_shard):
             rows = [row for row in resolve(self.sets, block, layout.blocks)[0] if row.split == split]
+            if not rows:
+                continue
             found = [next(documents(self.sets[r.set].split(split), [r.number], names)) for r in rows]
             encoded = table_of(found, self.task.views)
             counts.append(block_statistics(encoded, self.task.views))

@@ -123,6 +123,24 @@ def test_one_set_twice_gives_that_set_and_a_view_can_be_added_to_it(three: list[
     assert shards_main(["verify", str(tmp_path / "set")]) == 0
 
 
+def test_documents_larger_than_a_shard_leave_ranges_of_ids_without_a_file(tmp_path: Path) -> None:
+    corpus, out = tmp_path / "corpus", tmp_path / "set"
+    corpus.mkdir()
+    text = (STDLIB / "typing.py").read_text()
+    for number in range(40):
+        (corpus / f"f{number}.py").write_text(f"number = {number}\n" + text[:70_000])
+    assert run_build(corpus, out, "--shard-bytes", "64k", views="gzip") == 0
+    numbers = [int(file.path[12:17]) for file in ShardSet.open(out).manifest.splits["train"]]
+    assert numbers == sorted(numbers) and numbers[-1] >= len(numbers)  # some are missing
+    assert main(["add-view", str(out), "--view", "brotli:level=1", "--workers", "1"]) == 0
+    shutil.copytree(out, tmp_path / "copy")
+    assert merge(tmp_path / "both", out, tmp_path / "copy") == 0
+    for folder in (out, tmp_path / "both"):
+        assert shards_main(["verify", str(folder)]) == 0
+    one, two = (ShardSet.open(folder).manifest.splits["train"] for folder in (out, tmp_path / "both"))
+    assert [file.sha256 for file in one] == [file.sha256 for file in two]
+
+
 def test_sets_whose_codecs_differ_are_refused_and_the_way_out_is_named(
     three: list[Path], tmp_path: Path, fails_with: Callable[..., str]
 ) -> None:
