@@ -3,6 +3,7 @@
 #
 #   docker build --tag REGION-docker.pkg.dev/PROJECT/REPOSITORY/byteproxy . && docker push REGION-docker.pkg.dev/…
 #
+# A build with --detect-language needs --build-arg EXTRAS=pipeline,magika.
 # Make it anew with every change of the code: a worker with other code than the build's own refuses to work.
 ARG PYTHON=3.11
 ARG BEAM=2.77.0
@@ -16,9 +17,10 @@ COPY trainer trainer
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir dist .
 
 FROM apache/beam_python${PYTHON}_sdk:${BEAM}
+ARG EXTRAS=pipeline
 WORKDIR /opt/byteproxy
 COPY constraints.txt ./
 COPY --from=wheel /opt/byteproxy/dist dist
-RUN python -m pip install --no-cache-dir --constraint constraints.txt "$(ls dist/byteproxy-*.whl)[pipeline]" \
+RUN python -m pip install --no-cache-dir --constraint constraints.txt "$(ls dist/byteproxy-*.whl)[${EXTRAS}]" \
     && python -c "import pipeline.graph, pipeline.dataflow"
 ENTRYPOINT ["/opt/apache/beam/boot"]

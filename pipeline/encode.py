@@ -14,8 +14,10 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.changed import changed_facts
+from pipeline.counters import ENCODE, note, tally
 from pipeline.detect import detector_libraries
 from pipeline.progress import Counter
 from pipeline.records import digest_of, load_table, places, save_table, shown_place
@@ -162,6 +164,12 @@ class EncodeBlock(beam.DoFn):
         facts["statistics"] = block_statistics(encoded_block, views) | {"scrubbed": scrubbed}
         ended = perf_counter()
         save_json(scratch.block_facts(split, block), facts | {"gathering": ended - started, "total": ended - begin})
+        tally(ENCODE, "blocks")
+        tally(ENCODE, "documents", len(documents))
+        tally(ENCODE, "bytes", _total(encoded_block["raw_len"]))
+        for view in views:
+            tally(ENCODE, f"{view.name}_bytes", view.width * _total(encoded_block[f"{view.name}_len"]))
+        note(ENCODE, "block_milliseconds", [round(1000 * (ended - begin))])
 
     def _changed(self, found: Changed, record: dict[str, Any]) -> dict[str, Any]:
         """A document that is not what was surveyed any more, for `rejected/`. Raises it if the build must stop."""
@@ -175,6 +183,10 @@ class EncodeBlock(beam.DoFn):
     def teardown(self) -> None:
         if hasattr(self, "counter"):
             self.counter.flush()
+
+
+def _total(column: pa.ChunkedArray) -> int:
+    return pc.sum(column).as_py() or 0
 
 
 class JoinShard(beam.DoFn):
@@ -194,6 +206,7 @@ class JoinShard(beam.DoFn):
             with writing(scratch.staged / name) as path:
                 described = write_shard(path, tables, task.views, name, task.row_group_bytes)
             save_json(facts, dataclasses.asdict(described))
+            tally(ENCODE, "shards")
         return [(split, shard)]
 
 

@@ -17,6 +17,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipeline.admit import Row
 from pipeline.config import BuildConfig
+from pipeline.counters import REJECTED as REJECTED_REASONS
+from pipeline.counters import SURVEY, note, tally, tally_each
 from pipeline.dedup import cut_by_range, deduplicate
 from pipeline.faults import stop_at_fault
 from pipeline.filters import Filters
@@ -37,6 +39,7 @@ from pipeline.versions import expect_versions, versions_here
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 
+SIZE = RECORD.get_field_index("size")
 SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 GATHERED = 30_000  # records that a reader holds before it hands them on, by range of ids
 
@@ -108,9 +111,14 @@ class Read(beam.DoFn):
                 results += self._gathered()
             if self.options.strict:
                 stop_at_fault(rejected)
+            sizes = [row[SIZE] for row in rows]
+            tally(SURVEY, "documents", len(rows))
+            tally(SURVEY, "bytes", sum(sizes))
+            note(SURVEY, "document_bytes", sizes)
             if rejected:
                 results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
         self.counter.add(0, size)
+        tally(SURVEY, "found", found)
         if kind != "files":
             results.append(TaggedOutput("found", found))
         if seen := self.filters.take_seen():
@@ -322,9 +330,10 @@ class KeyRejected(beam.DoFn):
 
     @relayed
     def process(self, packed: bytes) -> list[tuple[int, bytes]]:
+        rows = unpack([packed])
+        tally_each(REJECTED_REASONS, rows["reason"].to_pylist())
         if self.files == 1:
             return [(0, packed)]
-        rows = unpack([packed])
         places = zip(rows["source"].to_pylist(), rows["path"].to_pylist(), strict=True)
         numbers = np.array([keyed_hash("rejected", 0, s.encode(), p.encode()) * self.files >> 64 for s, p in places])
         return [(int(n), pack(rows.filter(pa.array(numbers == n)))) for n in np.unique(numbers)]
