@@ -21,6 +21,7 @@ from pipeline.append import AppendTask, EncodeRows, JoinRows
 from pipeline.choose import choose
 from pipeline.config import BuildConfig
 from pipeline.dedup import bucket_count
+from pipeline.elements import elements
 from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
 from pipeline.filters import Filters
 from pipeline.inputs import Inventory
@@ -59,11 +60,8 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     guess = inventory.found + inventory.line_bytes // GUESSED_DOCUMENT_BYTES
     ranges, rejected_files = bucket_count(guess), 1 + guess // REJECTED_ROWS
 
-    unpacked = (
-        root
-        | "inputs" >> beam.Create(list(_work_items(inventory)), reshuffle=False)
-        | "unpack" >> beam.ParDo(Unpack(scratch, options)).with_outputs("rejected", "found", main="items")
-    )
+    items = elements(root, "inputs", _work_items(inventory), scratch)
+    unpacked = items | "unpack" >> beam.ParDo(Unpack(scratch, options)).with_outputs("rejected", "found", main="items")
     read = (
         unpacked.items
         | "spread" >> beam.Reshuffle()
@@ -122,8 +120,8 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
 def encode(root: beam.Pipeline, blocks: Sequence[tuple[str, int]], task: EncodeTask) -> None:
     """Encode the blocks of the survey and write the shards of the staged set."""
     (
-        root
-        | "blocks" >> beam.Create(list(blocks))
+        elements(root, "blocks", blocks, task.scratch)
+        | "deal out" >> beam.Reshuffle()
         | "encode" >> beam.ParDo(EncodeBlock(task))
         | "by shard" >> beam.GroupByKey()
         | "join" >> beam.ParDo(JoinShard(task))

@@ -59,6 +59,10 @@ class Scratch:
         name = "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in language)
         return self.root / "sample" / f"{name if len(name) < 200 else keyed_hash('name', 0, name.encode())}.arrow"
 
+    def items(self, label: str, number: int) -> Location:
+        """A part of the first elements of a graph."""
+        return self.root / "items" / f"{label}-{number:05d}.arrow"
+
     def spool(self, name: str) -> Location:
         """An unpacked input."""
         return self.root / "spool" / name
