@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("rules", help="show the rules of cleaning: what they measure, limits, where published")
+    _report_command(commands)
     flags = commands.add_parser(
         "build",
         help="build a shard set from a corpus",
@@ -204,6 +205,25 @@ def _reuse_flags(add: Callable[..., object]) -> None:
     )
 
 
+def _report_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command that shows a set's report."""
+    from pipeline.report_fields import FIELDS
+
+    about = "Write SET/report.html and SET/README.md anew, from SET/report.json alone. report.html opens in a browser."
+    keys = "report.json has these keys (*: any name, []: each of a list):\n" + "".join(
+        f"  {name}\n      {meaning}\n" for name, meaning in FIELDS.items()
+    )
+    report = commands.add_parser(
+        "report",
+        help="write a set's report.html and README.md anew, from its report.json; --help has the meaning of its keys",
+        description=about,
+        epilog=keys,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    report.add_argument("set", metavar="SET", help="a finished set: a folder, or s3://… or gs://…")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse and run. Beam is imported only once the command line makes sense."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -214,6 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if others:
             raise ByteproxyError(f"rules takes no arguments, {others[0]!r} found")
         return print_rules()
+    if flags.command == "report":
+        from pipeline.render import render
+        from pipeline.storage import location
+
+        if others:
+            raise ByteproxyError(f"report takes one set, {others[0]!r} found as well")
+        return render(location(flags.set))
     if flags.command != "build":
         return run_command(flags, others, _flags_of(top, flags.command))
     from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes

@@ -15,25 +15,26 @@ from time import perf_counter
 
 from pipeline import graph
 from pipeline.append import AppendTask, generation_of, versions_of
-from pipeline.card import card
 from pipeline.encode import codec_seconds, load_codec_of, load_shard_facts
 from pipeline.engines import LOCAL
 from pipeline.fit import fit_view
 from pipeline.former import ADD_VIEW, ADDED, both_versions
-from pipeline.progress import Watch
 from pipeline.publish import SCRATCH, locked, prepare_beside, remove_drafts
-from pipeline.report import REPORT, describe, load_report, pretty
+from pipeline.render import texts_of
+from pipeline.report import describe, load_report
 from pipeline.resample import choose_rows, read_rows
 from pipeline.reuse import copy_codec, spec_text
 from pipeline.rows import blocks_of
 from pipeline.runner import run_graph
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.swap import left_over, remove, size_of, swap
+from pipeline.watch import Step, Watch
 from shards.codecs import Codec, ViewSpec, codec_class
 from shards.errors import ByteproxyError
 from shards.manifest import Manifest, View
 from shards.reader import ShardSet
 
+STAGES = ("fit", "encode", "join")  # of a run, as progress names them
 SAMPLE_BYTES = 10 << 20  # where neither the set nor the command line says how much
 VERSION = 1  # of the algorithm: raise it when the same set and view would give other bytes
 
@@ -139,7 +140,7 @@ class _Adding:
                 if spec.name in given:
                     view, _ = copy_codec(self.config.codecs_from, spec.name, given[spec.name], staged)
                 elif spec in learning:
-                    with Watch(self.scratch.progress, "fit", f"fit {spec.name} on {len(chosen)} documents", None):
+                    with self._watch(Step("fit", f"fit {spec.name} on {len(chosen)} documents")):
                         view, _ = fit_view(spec, read_rows(self.shard_set, chosen), staged)
                 else:
                     view, _ = fit_view(spec, (), staged)
@@ -165,9 +166,14 @@ class _Adding:
         )
         self.rows = blocks_of(self.shard_set, self.config.block_bytes)
         self.scratch.workers.touch()
-        with Watch(self.scratch.progress, "encode", "encode", self.former.counts["bytes"]):
+        size = self.former.counts["bytes"]
+        with self._watch(Step("encode", "encode", size), Step("join", "write", size)):
             fill = partial(graph.add_views, rows=self.rows, task=task)
             run_graph(fill, self.scratch, LOCAL, self.config.workers, ())
+
+    def _watch(self, *steps: Step) -> Watch:
+        """Shows these steps on the terminal while they run."""
+        return Watch(self.scratch.progress, steps, 1 + STAGES.index(steps[0].stage), len(STAGES))
 
     def describe(self) -> Manifest:
         """The manifest with the added views: how the set was built stays in it as it was."""
@@ -192,7 +198,7 @@ class _Adding:
         )
 
     def texts(self, manifest: Manifest, seconds: float) -> dict[str, str]:
-        """report.json and README.md with the new views; neither if there is no report to go on from."""
+        """The report with the new views, its page and card; none of them if there is no report to go on from."""
         facts = [load_json(self.scratch.block_facts(rows.split, rows.block)) for rows in self.rows]
         self.checked = sum(block["checked"] for block in facts)
         try:
@@ -217,7 +223,7 @@ class _Adding:
             "stages": timing["stages"] | stage,
             "codecs": timing["codecs"] | codec_seconds(self.views, facts),
         }
-        return {REPORT: pretty(report), "README.md": card(report)}
+        return texts_of(report)
 
 
 def _missing(shard_set: ShardSet, config: AddConfig) -> tuple[ViewSpec, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.encode import encode_document, is_checked, load_codec_of
-from pipeline.progress import Counter
+from pipeline.progress import Counter, counted
 from pipeline.records import load_table, save_table
 from pipeline.relay import relayed
 from pipeline.rows import Rows, documents, read_raw
@@ -115,7 +115,7 @@ class EncodeRows(beam.DoFn):
 
     def teardown(self) -> None:
         if hasattr(self, "counter"):
-            self.counter.flush()
+            self.counter.close()
 
 
 class JoinRows(beam.DoFn):
@@ -138,12 +138,14 @@ class JoinRows(beam.DoFn):
             name = f"{generation_of(former.path)[0]}-g{task.generation}.parquet"
             views = (*manifest.views, *task.views)
             counts: list[dict[str, Any]] = []
+            counter = Counter(task.scratch.progress, "join")
             with writing(task.scratch.staged / name) as path:
-                tables = self._tables(sorted(Rows(*part) for part in parts), views, counts)
+                tables = counted(self._tables(sorted(Rows(*part) for part in parts), views, counts), counter)
                 described = write_shard(path, tables, views, name, task.row_group_bytes)
+            counter.close()
             check_same(former, described)
-            counted = {"split": split, "checked": 0, "statistics": merged(counts)}
-            save_json(task.scratch.shard_statistics(split, shard), counted)
+            found = {"split": split, "checked": 0, "statistics": merged(counts)}
+            save_json(task.scratch.shard_statistics(split, shard), found)
             save_json(facts, dataclasses.asdict(described))
         return [(split, shard)]
 

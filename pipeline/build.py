@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any
 
 from pipeline import graph
-from pipeline.card import card
 from pipeline.changed import reject_changed
 from pipeline.command import command_of
 from pipeline.config import BuildConfig
@@ -22,10 +21,10 @@ from pipeline.fingerprint import content_fingerprint
 from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
 from pipeline.formats import stem_of
 from pipeline.inputs import Inventory, corpora, take_inventory
-from pipeline.progress import Watch
 from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, tidy
 from pipeline.records import load_table, places
-from pipeline.report import REPORT, Report, describe, pretty
+from pipeline.render import texts_of
+from pipeline.report import Report, describe
 from pipeline.repositories import SCHEME
 from pipeline.reuse import copy_codec
 from pipeline.rules import unhelpful
@@ -37,11 +36,13 @@ from pipeline.statistics import merged
 from pipeline.storage import absolute
 from pipeline.summary import summary
 from pipeline.twins import SAMPLE, TwinIndex
+from pipeline.watch import Step, Watch
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 from shards.manifest import Manifest, View
 from shards.store import is_remote
 
+STAGES = ("unpack", "survey", "split", "fit", "encode", "join")  # of a build; the first where there is need of it
 SURVEY_ALONE = 2 << 30  # bytes of input up to which one process surveys: it is done before others would have started
 
 
@@ -98,8 +99,7 @@ class Build:
         self.encode()
         manifest, report = self.describe()
         report["timing"]["total"] = perf_counter() - begin
-        texts = {REPORT: pretty(report), "README.md": card(report)}
-        publish(self.scratch, self.config.out, manifest, texts)
+        publish(self.scratch, self.config.out, manifest, texts_of(report))
         print(summary(report, str(self.config.out)))
 
     def survey(self) -> None:
@@ -107,9 +107,12 @@ class Build:
         done = self.scratch.survey("done")
         if not done.exists():
             workers = self.config.workers if self.inventory.bytes > SURVEY_ALONE else 1
-            with Watch(self.scratch.progress, "survey", "survey", self.inventory.bytes) as watch:
+            read, packed = self.inventory.bytes, self.inventory.packed_bytes
+            steps = [Step("unpack", "unpack", packed)] if packed else []
+            steps.append(Step("survey", "survey", read - packed, more_in="unpacked"))
+            with self._watch(*steps, Step("split", "split", documents_of="planned")) as watch:
                 self._run(lambda root: graph.survey(root, self.inventory, self.config, self.scratch), workers)
-            self._took("survey", watch.seconds, self.inventory.bytes)
+            self._took(watch, *([packed] if packed else []), read - packed, 0)
             save_json(done, True)
         self.rejected = load_all(self.scratch.rejected_facts(0).parent)
         if self.config.strict:
@@ -147,18 +150,17 @@ class Build:
             if spec.name in given:
                 fitted.append(copy_codec(self.config.codecs_from, spec.name, given[spec.name], self.scratch.staged))
             elif spec.name in needs_fit(self.config):
-                with Watch(self.scratch.progress, "fit", title, None):
+                with self._watch(Step("fit", title)):
                     fitted.append(fit_view(spec, read_sample(chosen), self.scratch.staged))
             else:
                 fitted.append(fit_view(spec, [], self.scratch.staged))
-        self._took("fit", perf_counter() - begin)
+        self._note("fit", perf_counter() - begin)
         self.views, self.codecs = tuple(view for view, _ in fitted), [codec for _, codec in fitted]
         save_json(kept, [vars(view) for view in self.views])
 
     def encode(self) -> None:
         """Encode and check every block, and join the blocks into shards."""
         self._index_twins()
-        size = sum(layout.bytes for layout in self.layouts.values())
         self.libraries = libraries_of(self.codecs, self.config.detect_language)
         config = self.config
         numbers = config.seed, config.check, config.row_group_bytes, config.strict
@@ -168,9 +170,10 @@ class Build:
         # largest first: runners deal them out in turn, and the small ones even out the ends
         order = sorted(self.blocks, key=lambda block: (-block["bytes"], block["split"], block["block"]))
         blocks = [(block["split"], block["block"]) for block in order]
-        with Watch(self.scratch.progress, "encode", "encode", size) as watch:
+        to_encode, to_join = self._to_do()
+        with self._watch(Step("encode", "encode", to_encode), Step("join", "write", to_join)) as watch:
             self._run(lambda root: graph.encode(root, blocks, task), config.workers)
-        self._took("encode", watch.seconds, size)
+        self._took(watch, to_encode, to_join)
 
     def describe(self) -> tuple[Manifest, dict[str, Any]]:
         """The manifest and the report. Raises ByteproxyError if a document was lost."""
@@ -219,9 +222,35 @@ class Build:
         }
         return report | {"workers": self.config.workers}
 
-    def _took(self, stage: str, seconds: float, size: int = 0) -> None:
+    def _watch(self, *steps: Step) -> Watch:
+        """Shows these steps on the terminal while they run."""
+        stages = STAGES if self.inventory.packed_bytes else STAGES[1:]
+        return Watch(self.scratch.progress, steps, 1 + stages.index(steps[0].stage), len(stages))
+
+    def _to_do(self) -> tuple[int, int]:
+        """Bytes of the blocks that are still to be encoded, and of those that are still to be joined to shards."""
+        done = {(block["split"], block["block"]) for block in load_all(self.scratch.block_facts("train", 0).parent)}
+        joined = {
+            (split, shard)
+            for split, layout in self.layouts.items()
+            for shard in range(layout.shards)
+            if self.scratch.shard_facts(split, shard).exists()
+        }
+        to_encode = to_join = 0
+        for block in self.blocks:
+            split, number = block["split"], block["block"]
+            to_encode += block["bytes"] if (split, number) not in done else 0
+            to_join += block["bytes"] if (split, self.layouts[split].shard_of(number)) not in joined else 0
+        return to_encode, to_join
+
+    def _took(self, watch: Watch, *sizes: int) -> None:
+        """Note the time of each of a watch's steps, and the bytes that it went through."""
+        for (stage, spent), size in zip(watch.seconds.items(), sizes, strict=True):
+            self._note(stage, spent, size)
+
+    def _note(self, stage: str, spent: float, size: int = 0) -> None:
         """Note a stage's time, also for a build that goes on from here."""
-        self.timing[stage] = {"seconds": seconds, "bytes": size}
+        self.timing[stage] = {"seconds": spent, "bytes": size}
         save_json(self.scratch.survey("timing"), self.timing)
 
     def _index_twins(self) -> None:

@@ -163,9 +163,9 @@ def estimate(config: BuildConfig, measured: Measured) -> Estimate:
         views={name: (facts["ratio"], size * taken / facts["ratio"]) for name, facts in report["views"].items()},
         files=measured.files * scale * taken,
         fixed=2 * idle,
-        survey=max(0.0, seconds["survey"] - idle) * scale,
+        survey=max(0.0, seconds.get("unpack", 0.0) + seconds["survey"] + seconds["split"] - idle) * scale,
         fit=seconds["fit"] * max(1.0, wanted / max(1, fitted)),
-        encode=max(timing["blocks"], seconds["encode"] - idle) * scale * taken,
+        encode=max(timing["blocks"], seconds["encode"] + seconds["join"] - idle) * scale * taken,
         fitted=fitted,
     )
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline.changed import changed_facts
 from pipeline.counters import ENCODE, note, tally
 from pipeline.detect import detector_libraries
-from pipeline.progress import Counter
+from pipeline.progress import Counter, counted
 from pipeline.records import digest_of, load_table, places, save_table, shown_place
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, load_json, save_json
@@ -154,6 +154,7 @@ class EncodeBlock(beam.DoFn):
         save_table(scratch.block(split, block), encoded_block)
         facts = {
             "split": split,
+            "block": block,
             "documents": len(documents),
             "checked": checked,
             "seconds": seconds,
@@ -180,9 +181,12 @@ class EncodeBlock(beam.DoFn):
         where = shown_place(source, path, record["input"], record["number"])
         return changed_facts(source, where, identity, record["size"], found.value, digest)
 
+    def finish_bundle(self) -> None:
+        self.counter.flush()
+
     def teardown(self) -> None:
         if hasattr(self, "counter"):
-            self.counter.flush()
+            self.counter.close()
 
 
 def _total(column: pa.ChunkedArray) -> int:
@@ -202,10 +206,12 @@ class JoinShard(beam.DoFn):
         facts = scratch.shard_facts(split, shard)
         if not facts.exists():
             name = f"{split}/shard-{shard:05d}-of-{task.layouts[split].shards:05d}.parquet"
-            tables = (load_table(scratch.block(split, block)) for block in sorted(blocks))
+            counter = Counter(scratch.progress, "join")
+            tables = counted((load_table(scratch.block(split, block)) for block in sorted(blocks)), counter)
             with writing(scratch.staged / name) as path:
                 described = write_shard(path, tables, task.views, name, task.row_group_bytes)
             save_json(facts, dataclasses.asdict(described))
+            counter.close()
             tally(ENCODE, "shards")
         return [(split, shard)]
 

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 
 from pipeline.inputs import Inventory
 from pipeline.items import Repository
-from pipeline.progress import Counter, Watch
+from pipeline.progress import Counter
 from pipeline.storage import join, open_file
+from pipeline.watch import Step, Watch
 
 _PART = 1 << 20
 Batch = list[tuple[str, bytes, bytes]]  # input, name within it, file to open
@@ -32,13 +33,14 @@ def content_fingerprint(inventory: Inventory, workers: int) -> str:
             digest.update(repr((item.input, item.commit)).encode())
     with TemporaryDirectory(prefix="byteproxy-") as folder:
         title = "fingerprint of contents"
-        with Watch(Path(folder), "fingerprint", title, inventory.bytes), ThreadPoolExecutor(workers) as pool:
+        steps = [Step("fingerprint", title, inventory.bytes)]
+        with Watch(Path(folder), steps), ThreadPoolExecutor(workers) as pool:
             counter = Counter(Path(folder), "fingerprint")
             for batch, sums in pool.map(_hash_batch, _batches(inventory)):
                 for (name, inner, _), (content, size) in zip(batch, sums, strict=True):
                     digest.update(repr((name, inner, content)).encode())
                     counter.add(1, size)
-            counter.flush()
+            counter.close()
     return digest.hexdigest()
 
 

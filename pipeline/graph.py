@@ -71,7 +71,7 @@ def survey(root: beam.Pipeline, inventory: Inventory, config: BuildConfig, scrat
     unique = (
         read.records
         | "by id" >> beam.GroupByKey()
-        | "deduplicate" >> beam.ParDo(Deduplicate()).with_outputs("rejected", main="documents")
+        | "deduplicate" >> beam.ParDo(Deduplicate(scratch)).with_outputs("rejected", main="documents")
     )
     apart, near, compared = leave_out_near(unique.documents, clean, ranges, scratch)
     documents, not_chosen = choose(apart, config)

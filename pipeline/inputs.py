@@ -51,6 +51,7 @@ class Inventory:
     found: int = 0
     bytes: int = 0  # of all files
     line_bytes: int = 0  # of those that are JSONL
+    packed_bytes: int = 0  # of those that are compressed JSONL
     fingerprint: str = ""  # over paths, sizes and times
     content: str | None = None  # over what is in the files, where that was asked for
 
@@ -139,6 +140,7 @@ def take_inventory(
             kind = kind_of(corpus.path.name)
             if kind == "packed":
                 inventory.packed.append(Packed(corpus.name, root))
+                inventory.packed_bytes += size
             elif kind in ("tar", "zip"):
                 parts = -(-size // ZIP_PART_BYTES) or 1 if kind == "zip" else 1
                 share = size // parts

@@ -1,7 +1,6 @@
 """Joins sets that have the same codecs into one: sorted by id, without copies, each document in the split it was in."""
 
 import errno
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +12,20 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import graph
-from pipeline.card import card
 from pipeline.dedup import bucket_count
 from pipeline.encode import load_shards
 from pipeline.engines import LOCAL
 from pipeline.former import both_versions
 from pipeline.merging import MergeTask
-from pipeline.progress import Watch
 from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, tidy
-from pipeline.report import REPORT, Report, describe, pretty
+from pipeline.render import texts_of
+from pipeline.report import Report, describe, load_report
 from pipeline.reuse import copy_codec
 from pipeline.runner import run_graph
 from pipeline.scratch import Scratch, load_all, load_json
 from pipeline.split import VAL_MAX, Layout
 from pipeline.summary import summary
+from pipeline.watch import Step, Watch
 from shards.codecs import codec_class
 from shards.errors import ByteproxyError
 from shards.hashing import combine
@@ -177,14 +176,15 @@ class _Merge:
         ]
         ranges = bucket_count(sum(count["documents"] for count in counts))
         self.scratch.workers.touch()
-        with Watch(self.scratch.progress, "merge", "merge", sum(count["bytes"] for count in counts)) as watch:
+        step = Step("merge", "merge", sum(count["bytes"] for count in counts))
+        with Watch(self.scratch.progress, [step]) as watch:
             fill = partial(graph.merge, ranges=ranges, rejected=former, found=found, task=task)
             run_graph(fill, self.scratch, LOCAL, self.config.workers, ())
         manifest = self.manifest(task, found)
         report = self.report(manifest)
-        report["timing"]["stages"] = {"merge": {"seconds": watch.seconds, "bytes": manifest.counts["bytes"]}}
+        report["timing"]["stages"] = {"merge": {"seconds": watch.seconds["merge"], "bytes": manifest.counts["bytes"]}}
         report["timing"]["total"] = perf_counter() - begin
-        publish(self.scratch, self.config.out, manifest, {REPORT: pretty(report), "README.md": card(report)})
+        publish(self.scratch, self.config.out, manifest, texts_of(report))
         print(summary(report, str(self.config.out)))
         print(f"  each value was held against its checksum; to decode them: python -m shards verify {self.config.out}")
         share = report["splits"]["val"]["bytes"] / max(1, manifest.counts["bytes"])
@@ -219,13 +219,22 @@ class _Merge:
     def report(self, manifest: Manifest) -> Report:
         """The report; near-twins are not looked for again, and what was decoded by the builds is not counted."""
         counts = load_all(self.scratch.shard_statistics("train", 0).parent)
-        names = sorted(shard_set.folder.resolve().name for shard_set in self.sets)
-        command = f"python -m pipeline merge {shlex.join(names)} --out SET"
+        sets = [f"set-{identity[:8]}" for identity in self.identity["merged"]]  # wherever they lie
+        names = sorted({name for s, other in zip(self.sets, sets, strict=True) for name in _corpus_of(s, other)})
+        command = f"python -m pipeline merge {' '.join(sets)} --out SET"
         report = describe(manifest, names, command, counts, (part["reasons"] for part in self.rejected))
         report["inputs"] |= {"fingerprint": combine(self.identity["merged"]), "content": None}
         report["twins"] = {"sampled": 0, "found": 0, "share": 0.0, "byte_share": 0.0}
         report["timing"] = {"codecs": {}, "blocks": 0.0, "statistics": 0.0}
         return report | {"workers": self.config.workers}
+
+
+def _corpus_of(shard_set: ShardSet, other: str) -> list[str]:
+    """The names of a set's inputs; another name if it has no report that tells."""
+    try:
+        return load_report(shard_set.folder)["corpus"]
+    except ByteproxyError:
+        return [other]
 
 
 def _say(text: str) -> None:

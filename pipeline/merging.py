@@ -185,7 +185,7 @@ class WriteMerged(beam.DoFn):
 
     def teardown(self) -> None:
         if hasattr(self, "counter"):
-            self.counter.flush()
+            self.counter.close()
 
 
 def _rows(opened: ShardSet, number: int, part: int, parts: int) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.former import as_built
-from pipeline.report import REPORT
+from pipeline.report import CARD, PAGE, REPORT
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.storage import Location, name_of, open_file, remove_tree, write_whole
 from shards.errors import ByteproxyError
@@ -67,7 +67,7 @@ def finished_set(
         ours = _is_ours(out / SCRATCH)
         names = sorted(p.name for p in out.iterdir() if p.name != SCRATCH)
         others = [name for name in names if not (ours and _DRAFT.fullmatch(name))]
-        if others and not (ours and set(others) <= {*FOLDERS, REPORT, "README.md"}):
+        if others and not (ours and set(others) <= {*FOLDERS, REPORT, PAGE, CARD}):
             raise ByteproxyError(f"{out} holds {', '.join(others[:3])} and is no shard set: choose another --out")
         if not ours and (out / SCRATCH).exists() and any((out / SCRATCH).iterdir()):
             raise ByteproxyError(f"{out / SCRATCH} was not made by a build: choose another --out")

@@ -5,22 +5,26 @@ ended; memory stays at a few megabytes whatever the file holds.
 """
 
 from collections.abc import Iterator
+from typing import IO, cast
 
 from pipeline.formats import compression_of, last_name
 from pipeline.inputs import Packed
+from pipeline.progress import Counter, Portion, WatchedFile
 from pipeline.records import Rejection
 from pipeline.storage import Location, open_file, size_of, writing
 from pipeline.streams import EXPANSION, Budget, Damaged, unpacked
 from shards.hashing import keyed_hash
 
 
-def unpack_file(item: Packed, target: Location, expansion: int = EXPANSION) -> tuple[int, Rejection | None]:
+def unpack_file(
+    item: Packed, target: Location, expansion: int = EXPANSION, counter: Counter | None = None
+) -> tuple[int, Rejection | None]:
     """Write a compressed file's whole lines to `target`; return their bytes, and what was wrong if anything."""
     written, whole = 0, 0  # bytes, and those of them up to the last newline
     problem: Damaged | None = None
     with writing(target) as temporary, temporary.open("wb") as out:
         try:
-            for part in _parts(item.file, expansion):
+            for part in _parts(item.file, expansion, counter):
                 out.write(part)
                 if (newline := part.rfind(b"\n")) >= 0:
                     whole = written + newline + 1
@@ -34,13 +38,15 @@ def unpack_file(item: Packed, target: Location, expansion: int = EXPANSION) -> t
     return whole, Rejection(item.input, f"{item.input}@{whole}", None, None, problem.reason, value)
 
 
-def _parts(name: bytes, expansion: int) -> Iterator[bytes]:
+def _parts(name: bytes, expansion: int, counter: Counter | None) -> Iterator[bytes]:
     try:
         file = open_file(name)
     except OSError as error:
         raise Damaged("unreadable", error.strerror or str(error)) from None
     with file:
-        yield from unpacked(file, compression_of(last_name(name)), Budget(size_of(file) or 0, expansion))
+        size = size_of(file) or 0
+        stream = cast(IO[bytes], WatchedFile(file, Portion(counter, size))) if counter else file
+        yield from unpacked(stream, compression_of(last_name(name)), Budget(size, expansion))
 
 
 def spool_name(item: Packed) -> str:

@@ -85,9 +85,13 @@ def bin_start(number: int) -> int:
 
 
 def ranked_values(values: Mapping[str, int], count: int) -> dict[str, int]:
-    """The commonest values with their counts; none where nearly every document has a value of its own."""
+    """The commonest values with their counts; none where most documents have a value of their own, or share it with
+    but one other.
+    """
     repeated = {value: number for value, number in values.items() if number > 1}
-    return dict(_commonest(repeated, count)) if 5 * sum(repeated.values()) >= sum(values.values()) else {}
+    documents = sum(repeated.values())
+    telling = 5 * documents >= sum(values.values()) and documents >= 3 * len(repeated)
+    return dict(_commonest(repeated, count)) if telling else {}
 
 
 def _sums_by(names: pa.ChunkedArray, lengths: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from pipeline.filters import Filters
 from pipeline.inputs import Files, Lines, Packed, line_ranges
 from pipeline.intake import Batch
 from pipeline.near import shelve
-from pipeline.progress import Counter
+from pipeline.progress import Counter, Portion
 from pipeline.records import RECORD, REJECTED, digest_of, pack, save_table, table, unpack
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, save_json
@@ -50,22 +50,36 @@ class Unpack(beam.DoFn):
     def __init__(self, scratch: Scratch, options: ReadOptions) -> None:
         self.scratch, self.options = scratch, options
 
+    def setup(self) -> None:
+        self.counter = Counter(self.scratch.progress, "unpack")
+        self.written = Counter(self.scratch.progress, "unpacked")
+        self.faults = Counter(self.scratch.progress, "survey")
+
     @relayed
     def process(self, item: tuple[Any, ...]) -> list[Any]:
         kind, *parts = item
         if kind == "rejected":
+            self.faults.add(0, 0, unpack(parts).num_rows)
             return [TaggedOutput("rejected", parts[0])]
         if kind != "packed":
             return [item]
         packed = Packed(*parts)
         target = self.scratch.spool(spool_name(packed))
-        size, rejection = unpack_file(packed, target, self.options.expansion)
+        size, rejection = unpack_file(packed, target, self.options.expansion, self.counter)
+        self.counter.flush()
+        self.written.add(0, size)
         ranges = [("lines", *part) for part in line_ranges(packed.input, name_of(target), size)]
         if rejection is None:
             return ranges
+        self.faults.add(0, 0, 1)
         if self.options.strict:
             stop_at_fault([rejection])
         return [*ranges, TaggedOutput("rejected", pack(table([rejection], REJECTED))), TaggedOutput("found", 1)]
+
+    def teardown(self) -> None:
+        if hasattr(self, "faults"):
+            for counter in (self.counter, self.written, self.faults):
+                counter.close()
 
 
 class Read(beam.DoFn):
@@ -92,19 +106,19 @@ class Read(beam.DoFn):
         batches: Iterable[Batch]
         if kind == "files":
             files = Files(*parts)
+            portion = Portion(self.counter, files.size)
             batches = [read_files(files, self.filters)]
-            size = files.size
         elif kind == "lines":
             lines = Lines(*parts)
+            portion = Portion(self.counter, lines.end - lines.start)
             batches = [read_lines(lines, self.filters)]
-            size = lines.end - lines.start
         else:
-            batches = read_unsought(kind, parts, self.filters, self.options, self.scratch)
-            size = size_of_item(kind, parts)
+            portion = Portion(self.counter, size_of_item(kind, parts))
+            batches = read_unsought(kind, parts, self.filters, self.options, self.scratch, portion)
         results: list[Any] = []
         found = 0
         for rows, rejected in batches:
-            self.counter.add(len(rows), 0)
+            self.counter.add(len(rows), 0, len(rejected))
             found += len(rows) + len(rejected)
             self.rows += rows
             if len(self.rows) >= GATHERED:
@@ -117,7 +131,7 @@ class Read(beam.DoFn):
             note(SURVEY, "document_bytes", sizes)
             if rejected:
                 results.append(TaggedOutput("rejected", pack(table(rejected, REJECTED))))
-        self.counter.add(0, size)
+        portion.end()
         tally(SURVEY, "found", found)
         if kind != "files":
             results.append(TaggedOutput("found", found))
@@ -127,12 +141,13 @@ class Read(beam.DoFn):
 
     def finish_bundle(self) -> list[WindowedValue]:
         """Hand on the records that are held."""
+        self.counter.flush()
         window = GlobalWindow()
         return [WindowedValue(keyed, window.max_timestamp(), [window]) for keyed in self._gathered()]
 
     def teardown(self) -> None:
         if hasattr(self, "counter"):
-            self.counter.flush()
+            self.counter.close()
 
     def _gathered(self) -> list[tuple[int, bytes]]:
         """The records held, by range of ids. Many at once, for each batch costs the runner two kilobytes of its own."""
@@ -146,10 +161,21 @@ class Read(beam.DoFn):
 class Deduplicate(beam.DoFn):
     """(range of ids, its records) -> the documents that stay; the others -> `rejected`."""
 
+    def __init__(self, scratch: Scratch) -> None:
+        self.scratch = scratch
+
+    def setup(self) -> None:
+        self.counter = Counter(self.scratch.progress, "survey")
+
     @relayed
     def process(self, item: tuple[int, Iterable[bytes]]) -> list[Any]:
         documents, duplicates = deduplicate(unpack(item[1]))
+        self.counter.add(-duplicates.num_rows, 0, duplicates.num_rows)
         return [pack(documents), *([TaggedOutput("rejected", pack(duplicates))] if duplicates.num_rows else [])]
+
+    def teardown(self) -> None:
+        if hasattr(self, "counter"):
+            self.counter.close()
 
 
 class AssignGroups(beam.DoFn):
@@ -210,6 +236,9 @@ def make_plan(
             layout = Layout.of(documents, size, config.shard_bytes, config.block_bytes)
             splits[split] = [layout.documents, layout.bytes, layout.shards, layout.blocks]
         plan = plan | {"splits": splits}
+        planned = Counter(scratch.progress, "planned")
+        planned.add(sum(numbers[0] for numbers in splits.values()), sum(numbers[1] for numbers in splits.values()))
+        planned.close()
     save_json(scratch.survey("plan"), plan)
     return plan
 
@@ -304,6 +333,9 @@ class SaveIndex(beam.DoFn):
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch
 
+    def setup(self) -> None:
+        self.counter = Counter(self.scratch.progress, "split")
+
     @relayed
     def process(self, item: tuple[tuple[str, int], Iterable[bytes]]) -> None:
         (split, block), parts = item
@@ -320,6 +352,14 @@ class SaveIndex(beam.DoFn):
         facts = {"split": split, "block": block, "documents": records.num_rows, "bytes": sum(columns[5])}
         facts |= {"digest": f"{digest % 2**128:032x}", "languages": languages}
         save_json(self.scratch.index_facts(split, block), facts)
+        self.counter.add(records.num_rows, facts["bytes"])
+
+    def finish_bundle(self) -> None:
+        self.counter.flush()
+
+    def teardown(self) -> None:
+        if hasattr(self, "counter"):
+            self.counter.close()
 
 
 class KeyRejected(beam.DoFn):

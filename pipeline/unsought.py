@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 from pipeline.archives import read_archive
 from pipeline.filters import Filters
 from pipeline.inputs import member_excluder
 from pipeline.intake import Batch, Intake, Pile, PileError, pile_name
 from pipeline.items import Archive, Repository, Rows, Unsought
+from pipeline.progress import Portion, WatchedFile
 from pipeline.repositories import read_repository
 from pipeline.scratch import Scratch
 from pipeline.storage import name_of, open_file, size_of, writing
@@ -38,9 +39,12 @@ def size_of_item(kind: str, parts: list[Any]) -> int:
 
 
 def read_unsought(
-    kind: str, parts: list[Any], filters: Filters, options: ReadOptions, scratch: Scratch
+    kind: str, parts: list[Any], filters: Filters, options: ReadOptions, scratch: Scratch, portion: Portion
 ) -> Iterator[Batch]:
-    """What is in a work item of one of KINDS. An input that cannot be opened is a rejection."""
+    """What is in a work item of one of KINDS. An input that cannot be opened is a rejection.
+
+    What is read of a long stream is counted in `portion` as it goes.
+    """
     item = KINDS[kind](*parts)
     target = scratch.spool(pile_name(item.input, item.part))
     try:
@@ -48,7 +52,7 @@ def read_unsought(
             pile = Pile(path, name_of(target))
             intake = Intake(item.input, filters, pile)
             try:
-                yield from _read(item, intake, options)
+                yield from _read(item, intake, options, portion)
             except OSError as error:
                 intake.reject(item.input, "unreadable", error.strerror or str(error))
             yield from intake.batches(at_end=True)
@@ -58,7 +62,7 @@ def read_unsought(
         raise OSError(cause.errno, cause.strerror, str(target)) from error
 
 
-def _read(item: Unsought, intake: Intake, options: ReadOptions) -> Iterator[Batch]:
+def _read(item: Unsought, intake: Intake, options: ReadOptions, portion: Portion) -> Iterator[Batch]:
     if isinstance(item, Repository):
         yield from read_repository(item, intake, member_excluder(options.exclude))
         return
@@ -69,4 +73,5 @@ def _read(item: Unsought, intake: Intake, options: ReadOptions) -> Iterator[Batc
         elif isinstance(item, Rows):
             yield from read_rows(item, file, size, intake, options.content_column, options.expansion)
         else:
-            yield from read_archive(item, file, size, intake, member_excluder(options.exclude), options.expansion)
+            stream = cast(IO[bytes], WatchedFile(file, portion))
+            yield from read_archive(item, stream, size, intake, member_excluder(options.exclude), options.expansion)

@@ -29,6 +29,8 @@ MAY_IMPORT = {
         "zstandard",
         "grpc",
         "google",  # protobuf, of which Beam's messages are made
+        "jinja2",
+        "markupsafe",  # of jinja2
     },
     "trainer": {"shards", "torch", "safetensors", "numpy", "numba", "xxhash"},
     "trainer/memory": {"numba", "llvmlite"},

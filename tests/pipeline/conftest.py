@@ -81,11 +81,11 @@ def run_build(corpus: Path | str, out: Path, *flags: str, views: str = "zstd") -
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a set but the report."""
+    """sha256 of every file of a set but the report, which alone has timings."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "report.json"
+        if path.is_file() and path.name not in ("report.json", "report.html")
     }
 
 

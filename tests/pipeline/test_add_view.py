@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.report import undocumented
+from pipeline.report_fields import undocumented
 from shards.__main__ import main as shards_main
 from shards.reader import ShardSet
 from tests.pipeline.conftest import copy_code, digests, run_build
@@ -96,7 +96,8 @@ def test_the_report_and_the_card_know_the_added_views(plain: Path, grown: Path) 
     assert set(after["languages"]["c"]["views"]) == {"gzip", "sentencepiece", "brotli"}
     assert set(after["timing"]["codecs"]) == {"gzip", "sentencepiece", "brotli"}
     assert undocumented(after) == (set(), set())
-    assert "| sentencepiece |" in (grown / "README.md").read_text()
+    assert "| `sentencepiece` |" in (grown / "README.md").read_text()
+    assert "sentencepiece" in (grown / "report.html").read_text()
 
 
 def test_a_reader_that_has_the_set_open_goes_on_and_former_files_go_only_when_asked(

@@ -101,13 +101,13 @@ def test_names_that_are_not_utf8_or_hold_newlines_are_kept_as_escapes(built: Pat
 
 def test_nothing_of_the_scratch_stays(built: Path) -> None:
     assert sorted(path.name for path in built.iterdir()) == [
-        "README.md", "codecs", "manifest.json", "rejected", "report.json", "train", "val",
+        "README.md", "codecs", "manifest.json", "rejected", "report.html", "report.json", "train", "val",
     ]  # fmt: skip
     assert not [path for path in built.rglob("*") if path.name.startswith(".")]
 
 
 def test_two_workers_and_another_place_of_the_corpus_give_the_same_bytes(
-    troubled: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    troubled: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipeline.build.SURVEY_ALONE", 0)  # or one process would survey so small a corpus
     elsewhere = tmp_path / "corpus"
@@ -124,6 +124,10 @@ def test_two_workers_and_another_place_of_the_corpus_give_the_same_bytes(
     one, two = (json.loads((folder / "report.json").read_text()) for folder in (built, tmp_path / "set"))
     assert {key for key in one if one[key] != two[key]} == {"inputs", "timing", "workers"}
     assert one["inputs"]["digest"] == two["inputs"]["digest"]
+    said, counts = capsys.readouterr().err, two["counts"]  # what both workers have counted
+    kept = f"{counts['documents']:,} documents, "
+    assert f"1 of 5 survey: {kept}" in said and f", {counts['rejected']:,} left out, " in said
+    assert all(f"{stage}: {kept}" in said for stage in ("2 of 5 split", "4 of 5 encode", "5 of 5 write"))
 
 
 def test_the_order_in_which_inputs_are_named_changes_no_byte(code: Path, tmp_path: Path) -> None:

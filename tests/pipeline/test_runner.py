@@ -14,7 +14,6 @@ from pipeline import choose, survey
 from pipeline.config import BuildConfig, parse_views
 from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
 from pipeline.filters import Filters
-from pipeline.progress import Counter, read_counts
 from pipeline.relay import RelayedError, relayed, unwrap
 from pipeline.runner import run_graph
 from pipeline.scratch import Scratch
@@ -103,7 +102,7 @@ def test_every_step_can_be_shipped(scratch: Scratch) -> None:
     filters = Filters(frozenset({"c"}), False, 1, False)
     options = ReadOptions((), 9, None, False)
     steps = [
-        survey.Unpack(scratch, options), survey.Read(filters, options, 4, scratch), survey.Deduplicate(),
+        survey.Unpack(scratch, options), survey.Read(filters, options, 4, scratch), survey.Deduplicate(scratch),
         survey.AssignGroups(0),
         survey.SumBuckets(), survey.KeyByBlock(0, 1), survey.SampleFn(1), survey.SaveSample(scratch),
         survey.SaveIndex(scratch), survey.KeyRejected(1), survey.SaveRejected(1, scratch), EncodeBlock(task),
@@ -119,13 +118,3 @@ def test_a_worker_with_other_libraries_refuses_to_start(scratch: Scratch) -> Non
         EncodeBlock(task).setup()
     error = unwrap(caught.value)
     assert isinstance(error, ByteproxyError) and "0.1 expected" in str(error)
-
-
-def test_counts_of_several_processes_add_up(tmp_path: Path) -> None:
-    counters = [Counter(tmp_path, "encode"), Counter(tmp_path, "encode"), Counter(tmp_path, "survey")]
-    for counter in counters:
-        counter.add(2, 10)
-        counter.add(1, 5)
-        counter.flush()
-    assert read_counts(tmp_path, "encode") == (6, 30)
-    assert read_counts(tmp_path, "none") == (0, 0)
