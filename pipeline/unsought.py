@@ -39,7 +39,12 @@ def size_of_item(kind: str, parts: list[Any]) -> int:
 
 
 def read_unsought(
-    kind: str, parts: list[Any], filters: Filters, options: ReadOptions, scratch: Scratch, portion: Portion
+    kind: str,
+    parts: list[Any],
+    filters: Filters,
+    options: ReadOptions,
+    scratch: Scratch,
+    portion: Portion | None = None,
 ) -> Iterator[Batch]:
     """What is in a work item of one of KINDS. An input that cannot be opened is a rejection.
 
@@ -62,7 +67,7 @@ def read_unsought(
         raise OSError(cause.errno, cause.strerror, str(target)) from error
 
 
-def _read(item: Unsought, intake: Intake, options: ReadOptions, portion: Portion) -> Iterator[Batch]:
+def _read(item: Unsought, intake: Intake, options: ReadOptions, portion: Portion | None) -> Iterator[Batch]:
     if isinstance(item, Repository):
         yield from read_repository(item, intake, member_excluder(options.exclude))
         return
@@ -73,5 +78,5 @@ def _read(item: Unsought, intake: Intake, options: ReadOptions, portion: Portion
         elif isinstance(item, Rows):
             yield from read_rows(item, file, size, intake, options.content_column, options.expansion)
         else:
-            stream = cast(IO[bytes], WatchedFile(file, portion))
+            stream = cast(IO[bytes], WatchedFile(file, portion)) if portion is not None else file
             yield from read_archive(item, stream, size, intake, member_excluder(options.exclude), options.expansion)
