@@ -8,29 +8,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pytest
+from pyarrow import fs
 
+from pipeline.__main__ import main
 from pipeline.relay import relayed
 from pipeline.runner import run_graph
 from pipeline.scratch import Scratch
 from shards.errors import ByteproxyError
-from tests.pipeline.conftest import VIEWS, digests, run_build
+from tests.pipeline.conftest import FAST, VIEWS, digests, run_build
 from tests.pipeline.image import REPO, run_it
+from tests.s3 import BUCKET, address, s3_server, upload
 
 EMBEDDED = ["PortableRunner", "--job_endpoint=embed"]
 
 
 @contextmanager
-def pool(python: Path, folder: Path) -> Iterator[tuple[str, ...]]:
+def pool(python: Path, folder: Path, environment: Mapping[str, str] = {}) -> Iterator[tuple[str, ...]]:
     """Beam's flags for a pool of that interpreter, which is gone at the end whatever happens."""
     command = [str(python), "-m", "pipeline.worker", "pool", "0"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         address = process.stdout.readline().split()[-1]
@@ -125,6 +130,23 @@ def test_two_runners_one_with_workers_that_have_only_what_we_ship_give_the_same_
         runner = ("--runner", "PortableRunner", *flags, "--workers", "2", "--max-bytes", "300k")
         assert run_build(troubled, tmp_path / "set", *runner, views=VIEWS) == 0
     assert digests(tmp_path / "set") == digests(built)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_workers_that_share_only_an_object_store_give_the_same_bytes(
+    code: Path, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_build(code, tmp_path / "here", views=VIEWS) == 0
+    with s3_server() as endpoint:
+        store = upload(endpoint, code, "code")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache of the parent"))
+        with pool(clean, tmp_path, {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": ""}) as flags:
+            runner = ("--runner", "PortableRunner", *flags, "--workers", "2")
+            out = address(endpoint, "sets/code")
+            assert main(["build", address(endpoint, "code"), "--out", out, "--views", VIEWS, *FAST, *runner]) == 0
+        fs.copy_files(f"{BUCKET}/sets/code", str(tmp_path / "there"), source_filesystem=store, use_threads=False)
+    assert digests(tmp_path / "there") == digests(tmp_path / "here")
 
 
 @pytest.mark.slow
