@@ -1,12 +1,13 @@
 """`build --dry-run`: what a build would give, take and cost, from a build of a small part of the corpus.
 
 The part goes through the very steps of a build, in a folder of its own that is removed again; nothing is written under
-OUT. What was found in it is then scaled up by bytes. `BASIS` says what that can and cannot tell.
+OUT. What was found in it is then scaled up; the last lines of the output say what that can and cannot tell.
 """
 
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,8 @@ from apache_beam.options.pipeline_options import WorkerOptions
 from pipeline import graph
 from pipeline.build import SURVEY_ALONE, Build
 from pipeline.config import BuildConfig
-from pipeline.engines import DATAFLOW, LOCAL, options_of
+from pipeline.engines import DATAFLOW, LOCAL, check_name, options_of
+from pipeline.fit import needs_fit
 from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.portion import Portion, take_portion, whole
 from pipeline.runner import run_graph
@@ -30,13 +32,6 @@ SHARE = 0.01
 ENOUGH = 400  # documents at least, as far as the corpus has them
 MOST_BYTES = 1 << 30  # of the corpus at most
 GROWTH = 4  # if a part is too small to be split, the next is so many times larger
-
-BASIS = """\
-This rests on:
-  - documents of a part, chosen by hash of their names or places{cut}. Duplicates, and near-duplicates, of which the
-    part holds only one are not seen: documents and bytes are at most what is said here
-  - codecs fitted on {fitted} of text instead of {wanted}{optimistic}
-  - the speed of this machine with one worker, {spread}"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,7 @@ class Measured:
 
 def dry_run(config: BuildConfig, price: float | None) -> int:
     """Estimate and print. `price`: of a machine an hour."""
+    check_name(config.runner)
     if config.runner == DATAFLOW:
         vcpus_of(
             options_of(config.runner, config.beam_args).view_as(WorkerOptions).machine_type
@@ -184,18 +180,11 @@ def text_of(config: BuildConfig, measured: Measured, estimated: Estimate, price:
         f"  shards    {shards}, and as much again in scratch until they are done",
         *(f"  view {name:14} ratio {ratio:5.2f}, {_size(size)}" for name, (ratio, size) in e.views.items()),
     ]
-    workers = config.workers
-    spread = f"shared by {workers} workers that do not wait for each other" if workers > 1 else "and nothing beside it"
-    machines, vcpus = 1, 1
+    workers, machines, vcpus = config.workers, 1, 1
     if config.runner == DATAFLOW:
         options = options_of(config.runner, config.beam_args).view_as(WorkerOptions)
-        machines = options.num_workers or options.max_num_workers or 1
-        vcpus = vcpus_of(options.machine_type)
+        machines, vcpus = options.num_workers or options.max_num_workers or 1, vcpus_of(options.machine_type)
         workers = machines * vcpus
-        spread = (
-            f"shared by {machines} machines of {vcpus} vCPUs that do not wait for each other; the start of machines "
-            "(some minutes), slower vCPUs, shuffle, disks and network are not in it"
-        )
     surveyors = workers if inventory.bytes > SURVEY_ALONE or config.runner != LOCAL else 1
     survey, encode = e.survey / surveyors, e.encode / workers
     total = e.fixed + survey + e.fit + encode
@@ -206,11 +195,26 @@ def text_of(config: BuildConfig, measured: Measured, estimated: Estimate, price:
     if price is not None:
         hours = (e.survey + e.encode) / vcpus / 3600 if config.runner == DATAFLOW else total / 3600
         lines.append(f"  cost      {hours * price:.3g}: {hours:.3g} hours of a machine at {price:g} an hour")
-    optimistic = "" if e.fitted >= config.sample_bytes else ": their ratios are a little better here than they will be"
-    cut = f"; of {portion.cut} compressed inputs their first part" if portion.cut else ""
-    fitted, wanted = _size(e.fitted), _size(config.sample_bytes)
-    lines.append(BASIS.format(cut=cut, fitted=fitted, wanted=wanted, optimistic=optimistic, spread=spread))
+    lines += ["This rests on:", *(f"  - {line}" for line in _basis(config, portion, estimated, machines, vcpus))]
     return "\n".join(lines)
+
+
+def _basis(config: BuildConfig, portion: Portion, estimated: Estimate, machines: int, vcpus: int) -> Iterator[str]:
+    """What an estimate rests on, and what it cannot tell."""
+    if portion.scale > 1:
+        seen = "duplicates of which it holds only one are not seen, so there may be less"
+        yield f"a part of the corpus, chosen by hash of names and places; {seen}"
+        if portion.cut:
+            yield f"of {portion.cut} inputs that are read from their beginning, their first part"
+    if needs_fit(config) and estimated.fitted < config.sample_bytes:
+        fitted, wanted = _size(estimated.fitted), _size(config.sample_bytes)
+        yield f"codecs fitted on {fitted} of text instead of {wanted}: their ratios are a little better so"
+    yield "the speed of this machine with one worker"
+    if config.runner == DATAFLOW:
+        yield f"{machines} machines of {vcpus} vCPUs, each as fast as a CPU here, that do not wait for each other"
+        yield "not in it: the start of machines (some minutes), shuffle, disks, network"
+    elif config.workers > 1:
+        yield f"{config.workers} workers that do not wait for each other"
 
 
 def vcpus_of(machine: str | None) -> int:

@@ -25,7 +25,9 @@ REFUSED = {
     "prism": "it is a download; use LocalRunner",
     "interactive": "it is for notebooks; use LocalRunner",
 }
-LOCAL, PORTABLE, DATAFLOW = "LocalRunner", "PortableRunner", "DataflowRunner"
+LOCAL, PORTABLE, FLINK, SPARK = "LocalRunner", "PortableRunner", "FlinkRunner", "SparkRunner"
+DATAFLOW = "DataflowRunner"
+OFFERED = (LOCAL, PORTABLE, FLINK, SPARK, DATAFLOW)
 WORKERS = (
     "workers: --environment_type=EXTERNAL --environment_config=HOST:PORT for those of `python -m pipeline.worker pool "
     "PORT`, or --environment_type=DOCKER --environment_config=IMAGE for the image of the Dockerfile"
@@ -33,22 +35,26 @@ WORKERS = (
 ANSWER_SECONDS = 3.0
 
 
-def check_runner(config: BuildConfig) -> None:
-    """Refuse the runners that do harm, and those that lack something. Raises ByteproxyError."""
-    name = config.runner
+def check_name(name: str) -> None:
+    """Refuse the runners that do harm, and what is none. Raises ByteproxyError."""
     for word, why in REFUSED.items():
         if word in name.lower():
             raise ByteproxyError(f"--runner {name} is not offered: {why}")
+    if name not in OFFERED:
+        raise ByteproxyError(f"--runner {name}: one of {', '.join(OFFERED)} is expected")
+
+
+def check_runner(config: BuildConfig) -> None:
+    """Refuse also those that lack something. Raises ByteproxyError."""
+    check_name(config.runner)
     checks: dict[str, Callable[[BuildConfig, PipelineOptions], None]] = {
-        LOCAL: lambda config, options: None,
         PORTABLE: _check_portable,
-        "FlinkRunner": _check_flink,
-        "SparkRunner": _check_spark,
+        FLINK: _check_flink,
+        SPARK: _check_spark,
         DATAFLOW: check_dataflow,
     }
-    if name not in checks:
-        raise ByteproxyError(f"--runner {name}: one of {', '.join(checks)} is expected")
-    checks[name](config, options_of(name, config.beam_args))
+    if check := checks.get(config.runner):
+        check(config, options_of(config.runner, config.beam_args))
 
 
 def options_of(runner: str, beam_args: Sequence[str], workers: int = 1) -> PipelineOptions:

@@ -177,6 +177,8 @@ def test_flags_of_a_dry_run_that_make_no_sense_are_refused(
     out = ("--out", str(tmp_path / "o"))
     assert "--price-per-hour is for --dry-run" in fails(str(code), *out, "--price-per-hour", "1")
     assert "corpus /nowhere: No such file" in fails("/nowhere", *out, "--dry-run")
+    assert "it loses output" in fails(str(code), *out, "--dry-run", "--runner", "DaskRunner")
+    assert "--machine_type is missing" in fails(str(code), *out, "--dry-run", "--runner", "DataflowRunner")
     with pytest.raises(ByteproxyError, match="--machine_type is missing"):
         vcpus_of(None)
     with pytest.raises(ByteproxyError, match="--machine_type e2-medium"):
