@@ -150,3 +150,18 @@ def test_what_is_written_has_the_bytes_given_whatever_its_name(server: Server) -
         assert bucket.read(name) == b"as it is"
     bucket.remove("")
     assert bucket.names("") == []
+
+
+def test_codecs_may_come_from_a_set_in_a_store_and_content_tells_its_corpus(
+    corpus: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, first = server.address("corpora/corpus"), server.address("sets/first")
+    flags = ("--fingerprint", "content")
+    assert run_build(source, first, *flags, views="sentencepiece:vocab=400 gzip") == 0
+    server.upload(corpus, "corpora/corpus")  # the same files, at another time
+    assert run_build(source, first, *flags, views="sentencepiece:vocab=400 gzip") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run_build(corpus, tmp_path / "set", "--codecs-from", first, views="sentencepiece") == 0
+    views = ShardSet.open(first, cache=tmp_path / "other").views
+    assert ShardSet.open(tmp_path / "set").view("sentencepiece") == views["sentencepiece"]
