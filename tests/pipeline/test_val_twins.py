@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.minhash import Sketcher, agreeing
-from pipeline.val_twins import Nearest, nearest, with_split, without_split
+from pipeline.near import pack_keys
+from pipeline.scratch import Scratch
+from pipeline.storage import write_whole
+from pipeline.val_twins import CompareSplits, Nearest, nearest, with_split, without_split
 from shards.errors import ByteproxyError
 from shards.hashing import document_id
 from tests.pipeline.conftest import copy_code, digests, run_build
@@ -122,3 +125,20 @@ def test_a_number_carries_its_split_and_gives_it_back(given_numbers: list[tuple[
     val = np.array([v for _, _, v in given_numbers], bool)
     back, split = without_split(with_split(numbers, val))
     assert back.tolist() == numbers.tolist() and split.tolist() == val.tolist()
+
+
+def test_of_all_that_meet_in_a_band_the_most_alike_in_train_is_named(tmp_path: Path) -> None:
+    scratch, slots = Scratch(tmp_path), 64
+    sketches = np.random.default_rng(0).integers(0, 2, (40, slots)).astype("<u4")  # any two agree in about half
+    write_whole(scratch.sketches("range-000000"), sketches.tobytes())
+    numbers, val = np.arange(40), np.arange(40) % 3 == 0
+    packed = pack_keys(np.zeros(40, np.uint64), with_split(numbers, val))
+    (found,) = CompareSplits(0.55, slots, scratch).process((0, [packed]))
+    expected = []
+    for number in numbers[val].tolist():
+        equal = {other: int(np.count_nonzero(sketches[number] == sketches[other])) for other in numbers[~val].tolist()}
+        best = max(equal, key=lambda other: (equal[other], -other))
+        expected += [[number, equal[best], best]] if equal[best] >= agreeing(0.55, slots) else []
+    assert found.tolist() == expected and len(expected) > 8
+    alone = pack_keys(np.zeros(14, np.uint64), with_split(numbers[val], val[val]))
+    assert CompareSplits(0.55, slots, scratch).process((0, [alone])) == []
