@@ -1,7 +1,7 @@
 """Documents that changed, or went, between the survey and the encoding: left out by name, and of all sums.
 
-The set is then what was surveyed without them. A document that was left out as a duplicate of such a one stays out, and
-says so. Another build is another corpus: the fingerprint has changed.
+The set is then what was surveyed without them. One that has a duplicate elsewhere is read there, and stays. Another
+build is another corpus: the fingerprint has changed.
 """
 
 from collections.abc import Iterable, Mapping

@@ -36,8 +36,8 @@ def cut_by_range(records: pa.Table, ranges: int) -> list[tuple[int, pa.Table]]:
     ]
 
 
-def deduplicate(records: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """(documents that stay, sorted by id; rejections of the others) of one bucket."""
+def deduplicate(records: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """(documents that stay, sorted by id; the others; rejections of these) of one bucket."""
     keys = ["id", "source", "path", "input", "number"]
     order = [(key, "ascending") for key in keys]
     ordered = records.sort_by(order)  # a null path sorts last
@@ -49,7 +49,7 @@ def deduplicate(records: pa.Table) -> tuple[pa.Table, pa.Table]:
     winner_of = np.cumsum(first)[~first] - 1
     columns = (winners.take(pa.array(winner_of))[name].to_pylist() for name in ("source", "path", "input", "number"))
     values = [f"of {row[0]}/{shown_place(*row)}" for row in zip(*columns, strict=True)]
-    return winners, rejections(losers, "duplicate", values)
+    return winners, losers, rejections(losers, "duplicate", values)
 
 
 def _ids(records: pa.Table) -> np.ndarray:

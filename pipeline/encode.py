@@ -24,6 +24,7 @@ from pipeline.records import digest_of, load_table, places, save_table, shown_pl
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, load_json, save_json
 from pipeline.sources import Changed, read_many
+from pipeline.spares import read_spare
 from pipeline.split import Layout
 from pipeline.statistics import block_statistics
 from pipeline.storage import Location, local_folder, name_of, writing
@@ -134,6 +135,8 @@ class EncodeBlock(beam.DoFn):
         read = read_many(zip(places(records), *columns[:2], strict=True))
         for row, (stored, *described) in enumerate(zip(read, *columns, strict=True)):
             identity, source_id, source, path, language, licence = described
+            if isinstance(stored, Changed) and not self.task.strict:
+                stored = read_spare(scratch, identity) or stored
             if isinstance(stored, Changed):
                 changed.append(self._changed(stored, records.slice(row, 1).to_pylist()[0]))
                 continue

@@ -71,6 +71,10 @@ class Scratch:
         """MinHash sketches, slot by slot."""
         return self.root / "sketches" / name
 
+    def spares(self, number: int) -> Location:
+        """The places of the duplicates of a range of ids."""
+        return self.root / "spares" / f"{number:05d}.arrow"
+
     def index(self, split: str, block: int) -> Location:
         """A block's records."""
         return self.root / "index" / f"{split}-{block:06d}.arrow"

@@ -30,6 +30,7 @@ from pipeline.records import RECORD, REJECTED, digest_of, pack, save_table, tabl
 from pipeline.relay import relayed
 from pipeline.scratch import Scratch, save_json
 from pipeline.sources import read_files, read_lines
+from pipeline.spares import save_spares
 from pipeline.split import BUCKETS, VAL_MIN, Layout, bucket_bytes, choose_val, group_buckets
 from pipeline.spool import spool_name, unpack_file
 from pipeline.statistics import UNKNOWN, rejection_statistics
@@ -159,7 +160,7 @@ class Read(beam.DoFn):
 
 
 class Deduplicate(beam.DoFn):
-    """(range of ids, its records) -> the documents that stay; the others -> `rejected`."""
+    """(range of ids, its records) -> the documents that stay; the others -> `rejected`, and their places to scratch."""
 
     def __init__(self, scratch: Scratch) -> None:
         self.scratch = scratch
@@ -169,9 +170,11 @@ class Deduplicate(beam.DoFn):
 
     @relayed
     def process(self, item: tuple[int, Iterable[bytes]]) -> list[Any]:
-        documents, duplicates = deduplicate(unpack(item[1]))
+        number, parts = item
+        documents, duplicates, rejected = deduplicate(unpack(parts))
         self.counter.add(-duplicates.num_rows, 0, duplicates.num_rows)
-        return [pack(documents), *([TaggedOutput("rejected", pack(duplicates))] if duplicates.num_rows else [])]
+        save_spares(self.scratch, number, duplicates)
+        return [pack(documents), *([TaggedOutput("rejected", pack(rejected))] if rejected.num_rows else [])]
 
     def teardown(self) -> None:
         if hasattr(self, "counter"):

@@ -55,7 +55,7 @@ def test_the_winner_among_duplicates_is_the_first_by_place_whatever_the_order(
     shuffler.shuffle(records)
     kept, lost = [], 0
     for _, cut in cut_by_range(table(records, RECORD), ranges):
-        winners, losers = deduplicate(unpack([pack(cut)]))
+        winners, losers, _ = deduplicate(unpack([pack(cut)]))
         kept += winners.to_pylist()
         lost += losers.num_rows
     assert len(kept) + lost == len(records)

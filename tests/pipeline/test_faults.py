@@ -23,7 +23,7 @@ from pipeline.languages import DEFAULT
 from pipeline.sources import parse_line, read_lines
 from pipeline.spool import unpack_file
 from shards.manifest import Manifest
-from tests.pipeline.conftest import run_build
+from tests.pipeline.conftest import digests, run_build
 from tests.pipeline.test_inputs import assert_whole, reasons_of, rows_of
 
 FILTERS = Filters(frozenset(DEFAULT), False, 1 << 20, False)
@@ -157,6 +157,26 @@ def test_documents_that_change_or_go_are_left_out_and_all_sums_are_of_the_others
     assert manifest.counts["bytes"] == manifest.inputs["bytes"] == sum(map(len, sizes))
     assert manifest.counts["documents"] == len(sizes)
     assert manifest.identity != Manifest.load(tmp_path / "before").identity
+
+
+def test_a_document_that_changes_is_read_where_its_duplicate_lies(
+    code: Path, tmp_path: Path, between: Callable[[Callable[[], Any]], None]
+) -> None:
+    shutil.copytree(code, tmp_path / "c")
+    for name, copies in (("one", 1), ("two", 2)):
+        (tmp_path / "c" / f"{name}.py").write_text(f"{name} = 1\n")
+        for number in range(copies):
+            shutil.copy(tmp_path / "c" / f"{name}.py", tmp_path / "c" / f"{name}_{number}.py")
+    run_build(tmp_path / "c", tmp_path / "before")
+
+    def change() -> None:
+        (tmp_path / "c" / "one.py").unlink()
+        (tmp_path / "c" / "two.py").write_bytes(b"other\n")
+        (tmp_path / "c" / "two_0.py").write_bytes(b"another\n")
+
+    between(change)
+    run_build(tmp_path / "c", tmp_path / "set")
+    assert digests(tmp_path / "set") == digests(tmp_path / "before")
 
 
 def test_strict_stops_at_a_document_that_changes(
