@@ -105,6 +105,7 @@ def test_keys_of_bands_are_spread_evenly() -> None:
 edges = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(edges)
 def test_components_are_those_that_a_plain_search_finds(pairs: list[tuple[int, int]]) -> None:
     found = components(np.array(pairs, np.int64))
@@ -119,6 +120,7 @@ def test_components_are_those_that_a_plain_search_finds(pairs: list[tuple[int, i
     assert dict(zip(*found.tolist(), strict=True)) == {node: root(node) for node in parent}
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=1, max_size=15), st.integers(1, 6))
 def test_spanning_edges_join_just_what_is_alike_be_it_by_way_of_others(rows: list[list[int]], least: int) -> None:
     sketches = np.array(rows, np.uint32)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.minhash import Sketcher, agreeing, components
@@ -184,6 +184,7 @@ def test_choices_that_make_no_sense_are_refused(
 entries = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 4)), max_size=60)
 
 
+@settings(deadline=None)
 @given(entries, st.integers(1, 4))
 def test_documents_that_share_a_key_meet_and_no_others(rows: list[tuple[int, int, int]], parts: int) -> None:
     owned = [(key, (area << 32) + row) for key, area, row in set(rows)]
@@ -199,6 +200,7 @@ def test_documents_that_share_a_key_meet_and_no_others(rows: list[tuple[int, int
     assert sorted(found) == sorted(group for group in expected if len(group) > 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=40), st.integers(1, 5))
 def test_clusters_are_the_same_however_edges_are_gathered(pairs: list[tuple[int, int]], parts: int) -> None:
     combine = Cluster()

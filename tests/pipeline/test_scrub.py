@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import SPAN, WHOLE_FILE, Place
@@ -130,6 +130,7 @@ ALPHABET = [
 ]
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=2000), st.lists(st.sampled_from(ALPHABET), max_size=200).map(b"".join)))
 def test_any_bytes_go_in_and_come_out_the_same_each_time(raw: bytes) -> None:
     stored = scrub(raw, ID)

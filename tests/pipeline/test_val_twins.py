@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.minhash import Sketcher, agreeing
@@ -103,6 +103,7 @@ def test_a_val_that_would_be_empty_is_an_error_that_says_what_to_do(tmp_path: Pa
 rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(rows, st.integers(1, 4))
 def test_of_several_twins_the_most_alike_counts_however_they_are_gathered(
     found: list[tuple[int, int, int]], parts: int
@@ -119,6 +120,7 @@ def test_of_several_twins_the_most_alike_counts_however_they_are_gathered(
     assert nearest(result).tolist() == result.tolist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 2**32 - 1), st.booleans())))
 def test_a_number_carries_its_split_and_gives_it_back(given_numbers: list[tuple[int, int, bool]]) -> None:
     numbers = np.array([(area << 32) + row for area, row, _ in given_numbers], np.int64)
