@@ -18,7 +18,7 @@ ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample test test-all lint format image bench bench-loaders clean
+.PHONY: help setup shards verify train evaluate sample export test test-all lint format image bench bench-loaders clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -61,6 +61,10 @@ evaluate: $(READY) ## bits per byte of RUN=<dir> on held-out raw bytes, beside g
 
 sample: $(READY) ## continue PROMPT="def " with the model of RUN=<dir>
 	$(BIN)/python -m trainer sample $(call flag,--run,$(RUN)) $(call flag,--prompt,$(PROMPT)) $(ARGS)
+
+export: $(READY) ## the model of RUN=<dir> to OUT=<dir>, as transformers loads it
+	@test -n "$(RUN)" -a -n "$(OUT)" || { echo 'error: make export RUN=<dir> OUT=<dir>' >&2; exit 2; }
+	$(BIN)/python -m trainer export "$(RUN)" --out "$(OUT)" $(ARGS)
 
 test: $(READY) ## the tests, but for slow, network and GPU ones
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not network and not gpu" $(ARGS)

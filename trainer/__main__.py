@@ -1,4 +1,4 @@
-"""`python -m trainer VERB`: train, evaluate, sample, plan. Each has its --help, and imports torch only if it must."""
+"""`python -m trainer VERB`: train, evaluate, sample and more. Each has its --help, and loads torch only if it must."""
 
 import json
 import sys
@@ -15,6 +15,7 @@ USAGE = """usage: python -m trainer VERB [--key value …]
   train      train a model on a shard set, or continue a run
   evaluate   bits per byte of a run's model on held-out raw bytes, beside gzip, zstd and brotli
   sample     continue a prompt with a run's model
+  export     write a run's model as a folder that transformers loads
   plan       show what a batch holds, without training
 
 Each verb has its --help. A first run, on the CPU, with the newest set under data/:
@@ -163,6 +164,13 @@ def plan(arguments: list[str]) -> int:
     return show(arguments) or 0
 
 
+def export(arguments: list[str]) -> int:
+    """The verb `export`."""
+    from trainer.export_cli import main as run_export
+
+    return run_export(arguments)
+
+
 def newest_set(data: Path = Path("data")) -> Path:
     """The set under data/ whose manifest is the youngest."""
     manifests = sorted(data.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
@@ -215,7 +223,13 @@ def _runs_there_are() -> str:
     return f", for instance --run {found[-1].parent}" if found else ""
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "evaluate": evaluate, "sample": sample, "plan": plan}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "export": export,
+    "plan": plan,
+}
 
 
 def entry() -> NoReturn:

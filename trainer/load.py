@@ -1,7 +1,10 @@
 """A trained model from a run's folder, for evaluation and sampling: needs no shard set and no codec."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from shards.errors import ByteproxyError
 from trainer import checkpoint
@@ -10,10 +13,13 @@ from trainer.model import Model
 from trainer.runtime import DTYPES, resolve, set_up_torch
 
 
-def load_model(run: Path, step: int = -1, needs_raw: bool = False) -> tuple[Model, dict[str, Any], Path]:
+def load_model(
+    run: Path, step: int = -1, needs_raw: bool = False, dtype: str = "", device: str = ""
+) -> tuple[Model, dict[str, Any], Path]:
     """The model of the latest checkpoint, or of a step's, with its state and folder. Raises ByteproxyError.
 
-    `needs_raw` refuses a model that was never trained on raw bytes.
+    `needs_raw` refuses a model that was never trained on raw bytes. Without `dtype` and `device` it works as it was
+    trained, but on the CPU where it was trained on CUDA and there is none here.
     """
     steps = checkpoint.steps_of(run)
     if not steps:
@@ -28,6 +34,9 @@ def load_model(run: Path, step: int = -1, needs_raw: bool = False) -> tuple[Mode
             f"{run} was trained in mode tokens, on no raw bytes: it can neither read nor write them. "
             "Train one in mode proxy, bytes or parallel"
         )
+    if not device and config.device.startswith("cuda") and not torch.cuda.is_available():
+        device = "cpu"
+    config = dataclasses.replace(config, dtype=dtype or config.dtype, device=device or config.device)
     config = resolve(config, state["config"])
     set_up_torch(config)
     model = Model(config, state["tables"], DTYPES[config.dtype])

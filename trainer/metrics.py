@@ -42,7 +42,7 @@ class Metrics:
         self._waiting: list[tuple[dict[str, Any], np.ndarray, np.ndarray, Tensor]] = []
         if quiet:
             return
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= resume]
+        kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] <= resume]
         write_atomically(self.path, b"".join(kept))
         self._file = self.path.open("ab")
 
@@ -88,7 +88,7 @@ class Metrics:
             self._file.close()
 
 
-def _lines(path: Path) -> list[bytes]:
+def whole_lines(path: Path) -> list[bytes]:
     """The file's whole lines; a torn last one, of a killed run, is no line."""
     if not path.exists():
         return []

@@ -37,7 +37,8 @@ def small(config: Config) -> list[str]:
 def test_help_names_every_verb_and_each_verb_teaches_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(verb in shown for verb in ("train", "evaluate", "sample", "plan"))
+    assert all(verb in shown for verb in ("train", "evaluate", "sample", "export", "plan"))
+    assert main(["export", "--help"]) == 0 and "python -m trainer export RUN --out" in capsys.readouterr().out
     for verb in ("train", "evaluate", "sample"):
         assert main([verb, "--help"]) == 0
         assert f"python -m trainer {verb} --run" in capsys.readouterr().out
@@ -46,7 +47,7 @@ def test_help_names_every_verb_and_each_verb_teaches_with_an_example(capsys: pyt
 def test_help_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    for verb in ("train", "evaluate", "sample"):
+    for verb in ("train", "evaluate", "sample", "export"):
         done = subprocess.run(
             [sys.executable, "-m", "trainer", verb, "--help"],
             capture_output=True,
@@ -60,12 +61,14 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "error: verb 'trian' is not known; one of train, evaluate, sample, plan expected"),
+        (["trian"], "error: verb 'trian' is not known; one of train, evaluate, sample, export, plan expected"),
         (["train", "--stpes", "3"], "error: --stpes is not known; did you mean --steps?"),
         (["train"], "error: no shard set under data/: give --shards, or build one with `make shards CORPUS=…`"),
         (["train", "--shards", "nowhere", "--run", "r"], "error: nowhere is no shard set"),
         (["evaluate"], "error: --run: the folder of a run expected"),
         (["evaluate", "--run", "nowhere"], "error: nowhere has no checkpoint"),
+        (["export", "nowhere", "--out", "o"], "error: nowhere has no checkpoint"),
+        (["export", "nowhere"], "error: a run and --out expected"),
         (["sample", "--run", "nowhere"], "error: nowhere has no checkpoint"),
         (["sample", "--run", "r", "--temperature=-1"], "error: temperature -1.0"),
     ],
