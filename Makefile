@@ -12,13 +12,14 @@ RUNNER  ?=
 IMAGE   ?=
 SHARDS  ?=
 RUN     ?=
+FILE    ?=
 PRESET  ?=
 PROMPT  ?=
 ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample export test test-all lint format image bench bench-loaders clean
+.PHONY: help setup shards verify train evaluate sample export compress decompress test test-all lint format image bench bench-loaders clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -56,7 +57,7 @@ data/stdlib/manifest.json: | $(READY)
 train: $(READY) $(if $(SHARDS)$(wildcard data/*/manifest.json),,data/stdlib/manifest.json) ## a byte model from SHARDS=<dir> (the latest set); RUN=, PRESET=, ARGS="--steps 200"
 	$(BIN)/python -m trainer train $(call flag,--shards,$(SHARDS)) $(call flag,--run,$(RUN)) $(call flag,--preset,$(PRESET)) $(ARGS)
 
-evaluate: $(READY) ## bits per byte of RUN=<dir> on held-out raw bytes, beside gzip, zstd and brotli
+evaluate: $(READY) ## bits per byte of RUN=<dir> on held-out raw bytes, by language, beside gzip, zstd, brotli and xz
 	$(BIN)/python -m trainer evaluate $(call flag,--run,$(RUN)) $(ARGS)
 
 sample: $(READY) ## continue PROMPT="def " with the model of RUN=<dir>
@@ -65,6 +66,12 @@ sample: $(READY) ## continue PROMPT="def " with the model of RUN=<dir>
 export: $(READY) ## the model of RUN=<dir> to OUT=<dir>, as transformers loads it
 	@test -n "$(RUN)" -a -n "$(OUT)" || { echo 'error: make export RUN=<dir> OUT=<dir>' >&2; exit 2; }
 	$(BIN)/python -m trainer export "$(RUN)" --out "$(OUT)" $(ARGS)
+
+compress: $(READY) ## FILE=<file> with the model of RUN=<dir>, into FILE.bpx (OUT=)
+	$(BIN)/python -m trainer compress "$(FILE)" $(call flag,--run,$(RUN)) $(call flag,--out,$(OUT)) $(ARGS)
+
+decompress: $(READY) ## FILE=<file>.bpx again, bit for bit, with the model of RUN=<dir> (OUT=)
+	$(BIN)/python -m trainer decompress "$(FILE)" $(call flag,--run,$(RUN)) $(call flag,--out,$(OUT)) $(ARGS)
 
 test: $(READY) ## the tests, but for slow, network and GPU ones
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not network and not gpu" $(ARGS)

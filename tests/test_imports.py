@@ -34,7 +34,8 @@ MAY_IMPORT = {
     },
     "trainer": {"shards", "torch", "safetensors", "numpy", "numba", "xxhash"},
     "trainer/memory": {"numba", "llvmlite"},
-    "trainer/evaluate": {"shards", "torch", "safetensors", "numpy", "xxhash", "zstandard", "brotli"},
+    "trainer/baselines": {"shards", "numpy", "zstandard", "brotli"},
+    "trainer/coder": {"shards", "torch", "numpy", "xxhash", "constriction"},
 }
 
 

@@ -13,9 +13,10 @@ from trainer import config as settings
 USAGE = """usage: python -m trainer VERB [--key value …]
 
   train      train a model on a shard set, or continue a run
-  evaluate   bits per byte of a run's model on held-out raw bytes, beside gzip, zstd and brotli
+  evaluate   bits per byte of a run's model on held-out raw bytes, beside gzip, zstd, brotli, xz
   sample     continue a prompt with a run's model
   export     write a run's model as a folder that transformers loads
+  compress   compress a file with a run's model; decompress gets it back, bit for bit
   plan       show what a batch holds, without training
 
 Each verb has its --help. A first run, on the CPU, with the newest set under data/:
@@ -42,13 +43,21 @@ Settings, with the values of preset {preset}:
 Presets: {presets}
 """
 
-EVALUATE = """usage: python -m trainer evaluate --run RUN [--step N] [--shards DIR] [--split val]
-                                 [--eval-bytes N] [--json]
+EVALUATE = """usage: python -m trainer evaluate --run RUN [--step N] [--shards DIR] [--split val] [--documents WHICH]
+                                 [--overlap N] [--eval-bytes N] [--json]
+       python -m trainer evaluate --run RUN [--step N] --as-compressor FILE [--lanes N] [--json]
 
-Bits per byte of a checkpoint (the latest, or that of step N) on raw documents of the set, beside gzip -9, zstd -19 and
-brotli -11 on exactly the same. --eval-bytes N stops after N bytes; --json prints one JSON object.
+Bits per byte of a checkpoint (the latest, or that of step N) on raw documents of the set, in all and by language,
+beside gzip -9, zstd -19, brotli -11 and xz -9e on exactly the same.
+
+  --documents WHICH   a share by hash (0.1), ids with commas, or a file of ids, one a line; by default all
+  --overlap N         bytes of a document that its next row repeats as context; by default half a row
+  --eval-bytes N      stop after N bytes
+  --as-compressor FILE  compress FILE with the model, decompress it in another process, compare: sizes and seconds
+  --json              one JSON object
 
   python -m trainer evaluate --run runs/stdlib-demo
+  python -m trainer evaluate --run runs/stdlib-demo --as-compressor main.c
 """
 
 SAMPLE = """usage: python -m trainer sample --run RUN [--prompt TEXT] [--length N] [--temperature X] [--top-k N]
@@ -97,33 +106,37 @@ def train(arguments: list[str]) -> int:
 
 def evaluate(arguments: list[str]) -> int:
     """The verb `evaluate`."""
-    options = _options(
-        arguments, EVALUATE, {"run": "", "step": -1, "shards": "", "split": "val", "eval_bytes": 0, "json": False}
-    )
+    defaults = {"run": "", "step": -1, "shards": "", "split": "val", "documents": "", "overlap": -1, "eval_bytes": 0,
+                "as_compressor": "", "lanes": 0, "json": False}  # fmt: skip
+    options = _options(arguments, EVALUATE, defaults)
     if options is None:
         return 0
+    run, limit = Path(options["run"]), options["eval_bytes"]
+    if options["as_compressor"]:
+        from trainer.compress_cli import as_compressor, compressor_table
+
+        body = as_compressor(Path(options["as_compressor"]), run, options["step"], options["lanes"])
+        print(json.dumps(body) if options["json"] else compressor_table(body))
+        return 0
     from shards.reader import ShardSet
-    from trainer.evaluate import baselines, score, table
+    from trainer.baselines import rates, sizes
+    from trainer.evaluate import by_language, choose_documents, language_table, score, table
     from trainer.load import load_model
     from trainer.mixture import parse_shards
 
-    model, state, folder = load_model(Path(options["run"]), options["step"], needs_raw=True)
-    shard_set = ShardSet.open(parse_shards(options["shards"] or model.config.shards)[0][0])
-    split = shard_set.split(options["split"])
-    found = score(model, split, model.config.pass_rows, model.config.context, options["eval_bytes"])
-    others = baselines(shard_set, options["split"], options["eval_bytes"])
+    model, state, folder = load_model(run, options["step"], needs_raw=True)
+    split = ShardSet.open(parse_shards(options["shards"] or model.config.shards)[0][0]).split(options["split"])
+    chosen = choose_documents(split, options["documents"])
+    found = score(model, split, model.config.pass_rows, model.config.context, limit, chosen, options["overlap"])
+    sizes_D, total = sizes(split, limit, chosen)
+    languages, others = by_language(split, found, sizes_D), rates(sizes_D, total)
     read = f"split {options['split']}, {found.documents} documents, {found.bytes / 1e6:.2f} MB"
     if options["json"]:
-        body = {
-            "checkpoint": str(folder),
-            "step": state["step"],
-            "split": options["split"],
-            "documents": found.documents,
-        }
-        body |= {"bytes": found.bytes, "nats": found.nats, "raw_bpb": found.bits_per_byte, "baselines": others}
-        print(json.dumps(body))
+        body = {"checkpoint": str(folder), "step": state["step"], "split": options["split"]}
+        body |= {"documents": found.documents, "bytes": found.bytes, "nats": found.nats, "raw_bpb": found.bits_per_byte}
+        print(json.dumps(body | {"baselines": others, "languages": languages}))
     else:
-        print(f"{folder}\n{table(found.bits_per_byte, others, read)}")
+        print(f"{folder}\n{table(found.bits_per_byte, others, read)}\n\n{language_table(languages)}")
     return 0
 
 
@@ -169,6 +182,20 @@ def export(arguments: list[str]) -> int:
     from trainer.export_cli import main as run_export
 
     return run_export(arguments)
+
+
+def compress(arguments: list[str]) -> int:
+    """The verb `compress`."""
+    from trainer.compress_cli import compress as run_compress
+
+    return run_compress(arguments)
+
+
+def decompress(arguments: list[str]) -> int:
+    """The verb `decompress`."""
+    from trainer.compress_cli import decompress as run_decompress
+
+    return run_decompress(arguments)
 
 
 def newest_set(data: Path = Path("data")) -> Path:
@@ -228,6 +255,8 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "sample": sample,
     "export": export,
+    "compress": compress,
+    "decompress": decompress,
     "plan": plan,
 }
 

@@ -3,15 +3,15 @@
 A document is read as in training: `bos <raw> bytes </raw> eos`, packed into rows. The windows of a document that is
 longer than a row overlap by half a row, of which nothing is counted again: so but for its beginning each byte is
 predicted from at least half a row of text before it. Counted are the nats of every byte and of `</raw>`, without which
-a decoder would not know where a document ends (gzip, zstd and brotli pay for that too); `eos` follows always and is not
-counted. Divided by ln 2 and by the bytes of text. Counts are int64, sums float64.
+a decoder would not know where a document ends (gzip, zstd, brotli and xz pay for that too); `eos` follows always and is
+not counted. Divided by ln 2 and by the bytes of text. Counts are int64, sums float64.
 """
 
-import gzip
-import json
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +19,69 @@ import numpy as np
 import torch
 from torch import nn
 
-from shards.manifest import write_atomically
+from shards.errors import ByteproxyError
+from shards.hashing import ID_BYTES
 from shards.pointers import Pointers
-from shards.reader import ShardSet, Split
+from shards.reader import Split
 from trainer.ahead import Source, columns_of
 from trainer.batch import Batch, Buffers, Builder
 from trainer.feed import rows_of
+from trainer.mixture import read_ids
 from trainer.model import Model
 from trainer.place import CUT, DONE
 from trainer.plan import Piece, Plan
 from trainer.specials import END_OVERHEAD, EOS, SHORTEST
 
-COMPRESSORS = ("gzip -9", "zstd -19", "brotli -11")
-BASELINES_FILE = "baselines.json"
-
 
 @dataclass(frozen=True)
 class Score:
-    """A model's figure on some documents."""
+    """A model's figure on some documents, and what it is made of: their numbers, bytes and nats, (D,) each."""
 
-    nats: float
-    bytes: int
-    documents: int
+    ordinals_D: np.ndarray
+    bytes_D: np.ndarray  # int64
+    nats_D: np.ndarray  # float64
+
+    @property
+    def nats(self) -> float:
+        return float(self.nats_D.sum())
+
+    @property
+    def bytes(self) -> int:
+        return int(self.bytes_D.sum())
+
+    @property
+    def documents(self) -> int:
+        return len(self.ordinals_D)
 
     @property
     def bits_per_byte(self) -> float:
         return self.nats / math.log(2) / max(self.bytes, 1)
 
 
-def score(model: Model, split: Split, rows: int, context: int, limit: int = 0) -> Score:
-    """Raw bits per byte over a split, or over its first `limit` bytes (0: all; documents lie in random order)."""
-    device = model.norm.weight.device
-    nats = torch.zeros((), dtype=torch.float64, device=device)
+def score(
+    model: Model, split: Split, rows: int, context: int, limit: int = 0, chosen: Sequence[int] | None = None,
+    overlap: int = -1,
+) -> Score:  # fmt: skip
+    """Raw bits per byte over a split's documents (`chosen`, or all), or over their first `limit` bytes (0: all).
+
+    `overlap`: bytes of context that a document's next row repeats; by default half a row.
+    """
+    nats, ordinals, texts = [], [], []
     model.eval()
     with torch.inference_mode():
-        for batch in batches(split, rows, context, limit):
-            nats += batch_nats(model, batch).sum(dtype=torch.float64)
+        for batch, pieces in batches(split, rows, context, limit, chosen, overlap):
+            nats.append(batch_nats(model, batch).double().cpu().numpy())
+            for piece, known in pieces:
+                ordinals.append(np.full(piece.end - piece.begin - known + (piece.tail == DONE), piece.ordinal))
+                texts.append((piece.ordinal, piece.text))
     model.train()
-    pieces = [piece for piece, _ in cut_documents(split, context, limit)]
-    return Score(float(nats), sum(piece.text for piece in pieces), len({piece.ordinal for piece in pieces}))
+    text_P2 = np.array(texts, np.int64).reshape(-1, 2)
+    ordinals_D, place_P = np.unique(text_P2[:, 0], return_inverse=True)
+    bytes_D, nats_D = np.zeros(len(ordinals_D), np.int64), np.zeros(len(ordinals_D))
+    np.add.at(bytes_D, place_P, text_P2[:, 1])
+    if nats:
+        np.add.at(nats_D, np.searchsorted(ordinals_D, np.concatenate(ordinals)), np.concatenate(nats))
+    return Score(ordinals_D, bytes_D, nats_D)
 
 
 def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
@@ -69,19 +93,26 @@ def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
     return nn.functional.cross_entropy(logits_CK, rows.targets_N[wanted_N], reduction="none")
 
 
-def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[tuple[Piece, int]]:
-    """The split's documents, in order of number, as raw pieces of consecutive rows, up to `limit` bytes (0: all).
+def cut_documents(
+    split: Split, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1
+) -> Iterator[tuple[Piece, int]]:
+    """The split's documents (`chosen`, or all), in order of number, as raw pieces of consecutive rows.
+
+    At most `limit` bytes (0: all); `overlap` as in `score`.
 
     Beside each piece: how many of its first bytes are there as context only, having been counted in the row before.
     """
     row = at = taken = 0
+    overlap = context // 2 if overlap < 0 else overlap
+    if overlap > (most := context + 1 - SHORTEST):
+        raise ByteproxyError(f"--overlap {overlap}: at most {most} expected, in rows of {context}")
     groups_D, rows_D = split.locate(np.arange(len(split)))
-    for ordinal in range(len(split)):
+    for ordinal in range(len(split)) if chosen is None else chosen:
         length = split.length("raw", ordinal)
         wanted = min(length, limit - taken) if limit else length
         begin, done = 0, False
         while not done:
-            known = min(begin, context // 2)
+            known = min(begin, overlap)
             if context + 1 - at < SHORTEST + known:
                 row, at = row + 1, 0
             room = context + 1 - at - 2  # behind bos and the sentinel
@@ -98,8 +129,10 @@ def cut_documents(split: Split, context: int, limit: int = 0) -> Iterator[tuple[
             return
 
 
-def batches(split: Split, rows: int, context: int, limit: int = 0) -> Iterator[Batch]:
-    """The pieces as batches of `rows` rows. Each is good until the next is asked for."""
+def batches(
+    split: Split, rows: int, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1
+) -> Iterator[tuple[Batch, list[tuple[Piece, int]]]]:
+    """The pieces as batches of `rows` rows, and which these are. Each is good until the next is asked for."""
     waiting: list[tuple[Piece, int]] = []
     first, sources, buffers = 0, [Source(split)], Buffers(rows, context, [])
     builder = Builder(sources, [Pointers(split, columns_of([]))], [], 0, rows, "off")
@@ -110,59 +143,78 @@ def batches(split: Split, rows: int, context: int, limit: int = 0) -> Iterator[B
             batch.counted_RT[piece.row, piece.at + 1 : piece.at + 1 + known] = False
         return batch
 
-    for piece, known in cut_documents(split, context, limit):
+    for piece, known in cut_documents(split, context, limit, chosen, overlap):
         if split.checked and piece.begin == 0:  # once a document: a builder would do it again in each of its rows
             split.check_value("raw", piece.ordinal)
         if piece.row >= first + rows:
-            yield build()
+            yield build(), waiting
             waiting, first = [], first + rows
         waiting.append((piece._replace(row=piece.row - first), known))
     if waiting:
-        yield build()
+        yield build(), waiting
 
 
-def baselines(shard_set: ShardSet, split: str = "val", limit: int = 0, cache: Path | None = None) -> dict[str, float]:
-    """Bits per byte of gzip -9, zstd -19 and brotli -11 on the same documents, each compressed by itself.
+def choose_documents(split: Split, wanted: str) -> list[int] | None:
+    """The numbers of the documents that `wanted` names: ids with commas, a file of ids, a share by hash, or all ("").
 
-    `cache`: a folder that keeps the figures, by the documents' digest and the libraries' versions.
+    A share takes the same documents each time, and a larger share holds a smaller one.
     """
-    import brotli
-    import zstandard
-
-    compressors: dict[str, Callable[[bytes], bytes]] = {
-        "gzip -9": lambda raw: gzip.compress(raw, 9, mtime=0),
-        "zstd -19": zstandard.ZstdCompressor(level=19).compress,
-        "brotli -11": lambda raw: brotli.compress(raw, quality=11),
-    }
-    key = [shard_set.manifest.view_digest(split, "raw"), limit, zstandard.__version__, brotli.__version__]
-    if cache and (known := _read_cache(cache / BASELINES_FILE)).get("of") == key:
-        return known["bits_per_byte"]
-    sizes, total, left = dict.fromkeys(compressors, 0), 0, limit
-    documents = shard_set.split(split)
-    for ordinal in range(len(documents)):
-        raw = documents.raw(ordinal).tobytes()
-        if limit:
-            raw, left = raw[:left], left - len(raw[:left])
-        total += len(raw)
-        for name, compress in compressors.items():
-            sizes[name] += len(compress(raw))
-        if limit and not left:
-            break
-    found = {name: 8 * size / max(total, 1) for name, size in sizes.items()}
-    if cache:
-        write_atomically(cache / BASELINES_FILE, json.dumps({"of": key, "bits_per_byte": found}).encode())
-    return found
-
-
-def _read_cache(path: Path) -> dict[str, Any]:
+    if not wanted:
+        return None
     try:
-        body = json.loads(path.read_bytes())
-        return body if isinstance(body, dict) else {}
-    except (OSError, ValueError):
-        return {}
+        share = float(wanted)
+    except ValueError:
+        share = -1.0
+    if 0 < share <= 1:
+        hashes = (blake2b(split.id(i), digest_size=8, person=b"evaluate").digest() for i in range(len(split)))
+        found = [i for i, digest in enumerate(hashes) if int.from_bytes(digest, "big") < share * 2**64]
+        if not found:
+            raise ByteproxyError(f"--documents {wanted}: none of {len(split)} documents falls into it; take a larger")
+        return found
+    if share != -1.0:
+        raise ByteproxyError(f"--documents {wanted}: a share over 0 and up to 1, ids, or a file of ids expected")
+    texts = [part.strip() for part in wanted.split(",")]
+    if all(re.fullmatch(rf"[0-9a-fA-F]{{{2 * ID_BYTES}}}", text) for text in texts):
+        identities = [bytes.fromhex(text) for text in texts]
+    else:
+        identities = read_ids(Path(wanted), "--documents")
+    numbers = {identity: split.find(identity) for identity in identities}
+    if missing := [identity.hex() for identity, number in numbers.items() if number is None]:
+        raise ByteproxyError(
+            f"--documents: split {split.name} has no document {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}; `python -m shards inspect` shows what it has"
+        )
+    return sorted(number for number in numbers.values() if number is not None)
 
 
-def table(bits_per_byte: float, others: dict[str, float], read: str) -> str:
+def by_language(split: Split, found: Score, sizes: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Documents, bytes, the model's bits per byte and the compressors', of each language; most bytes first.
+
+    `sizes`: compressed bytes of the same documents by compressor, (D,) int64 each.
+    """
+    languages_D = np.array([split.meta(int(ordinal))["language"] or "unknown" for ordinal in found.ordinals_D])
+    rows: dict[str, dict[str, Any]] = {}
+    for language in np.unique(languages_D).tolist():
+        mine_D = languages_D == language
+        count = int(found.bytes_D[mine_D].sum())
+        bpb = float(found.nats_D[mine_D].sum()) / math.log(2) / max(count, 1)
+        others = {name: 8 * int(size_D[mine_D].sum()) / max(count, 1) for name, size_D in sizes.items()}
+        rows[language] = {"documents": int(mine_D.sum()), "bytes": count, "raw_bpb": bpb, "baselines": others}
+    return dict(sorted(rows.items(), key=lambda item: -item[1]["bytes"]))
+
+
+def table(bits_per_byte: float, others: Mapping[str, float], read: str) -> str:
     """The model beside the compressors, as text."""
     lines = [f"Held-out raw bytes ({read}), bits per byte:", f"  {'this model':<12} {bits_per_byte:.3f}"]
     return "\n".join(lines + [f"  {name:<12} {value:.3f}" for name, value in others.items()])
+
+
+def language_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line a language, as text."""
+    names = list(next(iter(rows.values()))["baselines"]) if rows else []
+    heads = "".join(f"{name:>12}" for name in ("documents", "MB", "this model", *names))
+    lines = [f"{'  language':<20}{heads}"]
+    for language, row in rows.items():
+        figures = "".join(f"{value:12.3f}" for value in (row["raw_bpb"], *row["baselines"].values()))
+        lines.append(f"  {language[:17]:<18}{row['documents']:12,}{row['bytes'] / 1e6:12.3f}{figures}")
+    return "\n".join(lines)

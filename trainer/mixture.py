@@ -70,12 +70,12 @@ def parse_shards(text: str) -> list[tuple[str, float]]:
     return found
 
 
-def read_ids(path: Path) -> list[bytes]:
-    """The document ids of an exclusion list, sorted: 32 hex digits a line; empty lines and `#` comments are passed."""
+def read_ids(path: Path, flag: str = "--exclude") -> list[bytes]:
+    """The document ids of a list, sorted: 32 hex digits a line; empty lines and `#` comments are passed."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ByteproxyError(f"--exclude {path}: cannot be read ({error})") from None
+        raise ByteproxyError(f"{flag} {path}: cannot be read ({error})") from None
     found = set()
     for number, line in enumerate(lines, 1):
         if text := line.partition("#")[0].strip():

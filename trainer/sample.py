@@ -23,9 +23,9 @@ END = closer(0)
 class KVCache:
     """Keys and values of the positions read so far, for every layer; its `attend` is what the model is called with."""
 
-    def __init__(self, model: Model, length: int) -> None:
+    def __init__(self, model: Model, length: int, rows: int = 1) -> None:
         config, weight = model.config, model.norm.weight
-        shape = (2, config.layers, 1, config.kv_heads, length, config.head_dim)
+        shape = (2, config.layers, rows, config.kv_heads, length, config.head_dim)
         self.memory = torch.zeros(shape, dtype=model.dtype, device=weight.device)
         self.length, self.used = length, 0
 

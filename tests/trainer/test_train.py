@@ -95,7 +95,7 @@ def test_a_run_learns_and_its_result_holds_the_final_figures(reference: Config) 
     entries = metrics(reference)
     assert entries[-1]["loss/raw"] < 0.8 * entries[0]["loss/raw"]
     assert result["step"] == 12 and 1 < result["raw_bpb"] < 8
-    assert list(result["baselines"]) == ["gzip -9", "zstd -19", "brotli -11"]
+    assert list(result["baselines"]) == ["gzip -9", "zstd -19", "brotli -11", "xz -9e"]
     assert result["symbols"]["raw"] == sum(entry["symbols/raw"] for entry in entries)
     assert result["bytes_of_text"]["sentencepiece"] == sum(entry["bytes/sentencepiece"] for entry in entries)
     assert result["sample"].startswith("def ")
