@@ -12,6 +12,7 @@ RUNNER  ?=
 IMAGE   ?=
 SHARDS  ?=
 RUN     ?=
+RUNS    ?=
 FILE    ?=
 PRESET  ?=
 PROMPT  ?=
@@ -19,7 +20,7 @@ ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample export compress decompress test test-all lint format image bench bench-loaders clean
+.PHONY: help setup shards verify train evaluate sample export compress decompress report test test-all lint format image bench bench-loaders clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -72,6 +73,9 @@ compress: $(READY) ## FILE=<file> with the model of RUN=<dir>, into FILE.bpx (OU
 
 decompress: $(READY) ## FILE=<file>.bpx again, bit for bit, with the model of RUN=<dir> (OUT=)
 	$(BIN)/python -m trainer decompress "$(FILE)" $(call flag,--run,$(RUN)) $(call flag,--out,$(OUT)) $(ARGS)
+
+report: $(READY) ## curves of RUN=<dir>, or of RUNS="<dir> <dir>" in one picture, as report.html and report.png (OUT=)
+	$(BIN)/python -m trainer report $(or $(RUNS),$(RUN)) $(call flag,--out,$(OUT)) $(ARGS)
 
 test: $(READY) ## the tests, but for slow, network and GPU ones
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not network and not gpu" $(ARGS)

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "trainer": {"shards", "torch", "safetensors", "numpy", "numba", "xxhash"},
     "trainer/memory": {"numba", "llvmlite"},
     "trainer/baselines": {"shards", "numpy", "zstandard", "brotli"},
+    "trainer/picture": {"shards", "matplotlib"},
+    "trainer/watch": {"shards", "torch", "wandb"},
     "trainer/coder": {"shards", "torch", "numpy", "xxhash", "constriction"},
 }
 

@@ -17,6 +17,7 @@ USAGE = """usage: python -m trainer VERB [--key value …]
   sample     continue a prompt with a run's model
   export     write a run's model as a folder that transformers loads
   compress   compress a file with a run's model; decompress gets it back, bit for bit
+  report     curves of one run or several, as HTML and PNG
   plan       show what a batch holds, without training
 
 Each verb has its --help. A first run, on the CPU, with the newest set under data/:
@@ -198,6 +199,13 @@ def decompress(arguments: list[str]) -> int:
     return run_decompress(arguments)
 
 
+def report(arguments: list[str]) -> int:
+    """The verb `report`, which needs no torch."""
+    from trainer.report_cli import main as draw
+
+    return draw(arguments)
+
+
 def newest_set(data: Path = Path("data")) -> Path:
     """The set under data/ whose manifest is the youngest."""
     manifests = sorted(data.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
@@ -257,6 +265,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "export": export,
     "compress": compress,
     "decompress": decompress,
+    "report": report,
     "plan": plan,
 }
 

@@ -92,6 +92,8 @@ class Config:
     mix_by: str = _say("bytes", "what the weights of several sets are shares of", ("documents", "bytes", "symbols"))
     cache: str = _say("", "folder for the files of remote sets; by default ~/.cache/byteproxy", free=True)
     cache_bytes: int = _say(0, "largest size of that folder for each set; 0: any", free=True)
+    tensorboard: bool = _say(False, "also write metrics for TensorBoard, into the run's folder", free=True)
+    wandb: str = _say("", "project of Weights & Biases to send metrics to; by default none", free=True)
     prompt: str = _say("def ", "that the sample at the end continues", free=True)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
+from trainer.watch import Watchers
 
 FILE = "metrics.jsonl"
 _NATS_PER_BIT = float(np.log(2))
@@ -37,8 +38,10 @@ def step_figures(
 class Metrics:
     """Appends to the file; `resume` steps are kept of what is there. `quiet`: does nothing, on ranks but the first."""
 
-    def __init__(self, run: Path, views: Sequence[str], resume: int, quiet: bool = False) -> None:
-        self.path, self.views, self.quiet = run / FILE, views, quiet
+    def __init__(
+        self, run: Path, views: Sequence[str], resume: int, quiet: bool = False, watchers: Watchers | None = None
+    ) -> None:
+        self.path, self.views, self.quiet, self.watchers = run / FILE, views, quiet, watchers
         self._waiting: list[tuple[dict[str, Any], np.ndarray, np.ndarray, Tensor]] = []
         if quiet:
             return
@@ -71,6 +74,9 @@ class Metrics:
             entries[-1] |= last or {}
         self._file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
         self._file.flush()
+        if self.watchers:
+            for entry in entries:
+                self.watchers.step(entry)
         self._waiting = []
         if bad:
             raise ByteproxyError(_not_finite(bad))
@@ -86,6 +92,8 @@ class Metrics:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self.quiet:
             self._file.close()
+        if self.watchers:
+            self.watchers.close()
 
 
 def whole_lines(path: Path) -> list[bytes]:

@@ -45,6 +45,7 @@ from trainer.plan import PlanState
 from trainer.report import Console, Totals, final_table
 from trainer.runtime import DTYPES, allocator, compile_blocks, resolve, set_up_torch
 from trainer.sample import Drawing, sample_text
+from trainer.watch import Watchers
 
 RESULT = "result.json"
 SAMPLE_BYTES = 400
@@ -89,6 +90,8 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
     console.opening(run, count_parameters(config, tables), step, state["torch"] if state else torch.__version__)
     console.say(describe(mixture, config))
 
+    watchers = Watchers(config, run, step) if ranks.is_first else None
+
     def save() -> None:
         metrics.sync()  # the lines of the steps before the state that says they are done
         checkpoint.save(run, step, dict(model.named_parameters()), optimizer_tensors(model, optimizers), {
@@ -101,7 +104,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
     with (
         Loader(mixture.sources, mixture.views, config, planned, config.prefetch, rank=ranks.rank, ranks=ranks.ranks,
                allocate=allocator(config), report=console.quarantined) as batches,
-        Metrics(run, views, step, quiet=not ranks.is_first) as metrics,
+        Metrics(run, views, step, not ranks.is_first, watchers) as metrics,
         stop_signals() as received,
     ):  # fmt: skip
         console.begin()
