@@ -22,5 +22,5 @@ WORKDIR /opt/byteproxy
 COPY constraints.txt ./
 COPY --from=wheel /opt/byteproxy/dist dist
 RUN python -m pip install --no-cache-dir --constraint constraints.txt "$(ls dist/byteproxy-*.whl)[${EXTRAS}]" \
-    && python -c "import pipeline.graph, pipeline.dataflow"
+    && python -c "import pipeline.graph, pipeline.running.dataflow"
 ENTRYPOINT ["/opt/apache/beam/boot"]

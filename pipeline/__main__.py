@@ -5,10 +5,11 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cleaning import add_flags, parse_cleaning, print_rules
+from pipeline.cleaning.options import add_flags, parse_cleaning, print_rules
+from pipeline.flags import fault_flags, input_flags, reuse_flags, smaller_flags
 from pipeline.set_commands import add_commands, run_command
 from shards.cli import run
 from shards.errors import ByteproxyError
@@ -75,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         metavar='"A B"',
         help='compressed views, each [NAME=]CODEC[:OPTION=VALUE,...] (default: "sentencepiece gzip zstd brotli")',
     )
-    _reuse_flags(add)
+    reuse_flags(add)
     add(
         "--workers",
         type=int,
@@ -120,9 +121,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="text a worker encodes at a time (default: 8M); changes no byte of the set",
     )
-    _input_flags(add)
-    _fault_flags(add)
-    _smaller_flags(add)
+    input_flags(add)
+    fault_flags(add)
+    smaller_flags(add)
     add(
         "--check",
         type=float,
@@ -135,79 +136,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _input_flags(add: Callable[..., object]) -> None:
-    """How inputs are read."""
-    add(
-        "--detect-language",
-        action="store_true",
-        help="tell the language by the content where the name says nothing (no suffix or an unknown one, JSONL without "
-        "a path), by the model of the package magika (pip install 'byteproxy[magika]'; needs no network). Slow: some "
-        "milliseconds a document",
-    )
-    add(
-        "--content-column",
-        metavar="NAME",
-        help="the column of Parquet files that holds the documents, text or bytes (default: text, content, code, "
-        "raw_content, source_code or whole_func_string, the first that is there)",
-    )
-    add(
-        "--max-expansion",
-        type=int,
-        default=200,
-        metavar="N",
-        help="give up on a compressed file or archive, keeping what came before, when more than N times its own bytes "
-        "come out of it (and more than 16 MB): a bomb (default: 200)",
-    )
-
-
-def _fault_flags(add: Callable[..., object]) -> None:
-    """What becomes of faults of the input."""
-    add(
-        "--strict",
-        action="store_true",
-        help="stop at the first fault of the input, by its name: what cannot be read, is damaged, changed meanwhile or "
-        "makes no sense (not what is merely filtered). By default the build goes on, and rejected/ names each",
-    )
-
-
-def _smaller_flags(add: Callable[..., object]) -> None:
-    add(
-        "--sample-rate",
-        type=float,
-        default=1.0,
-        metavar="F",
-        help="take this share of the documents, by keyed hash; a smaller share lies within a larger one (default: 1.0)",
-    )
-    add("--limit", type=int, metavar="N", help="take N documents at most, the first in the order of the same hash")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="build nothing: say what a build would give and take, from 1%% of the corpus that goes through all steps",
-    )
-    add("--price-per-hour", type=float, metavar="P", help="with --dry-run: of a machine, to estimate the cost")
-
-
-def _reuse_flags(add: Callable[..., object]) -> None:
-    """What is taken from sets that are there."""
-    add(
-        "--codecs-from",
-        default="",
-        metavar="SET",
-        help="a shard set (folder or URL) whose fitted codecs are used again, so that both sets have one alphabet; "
-        "without --views: all its views. Other views may be asked for where their codecs learn nothing (gzip, brotli)",
-    )
-    add(
-        "--fingerprint",
-        choices=("times", "content"),
-        default="times",
-        help="how to tell whether the corpus of a finished or stopped build has changed: by its files' paths, sizes "
-        "and times, or by hashes of their content, which reads them all once more (default: times)",
-    )
-
-
 def _report_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The command that shows a set's report."""
-    from pipeline.report_fields import FIELDS
+    from pipeline.reporting.report_fields import FIELDS
 
     about = "Write SET/report.html and SET/README.md anew, from SET/report.json alone. report.html opens in a browser."
     keys = "report.json has these keys (*: any name, []: each of a list):\n" + "".join(
@@ -235,8 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ByteproxyError(f"rules takes no arguments, {others[0]!r} found")
         return print_rules()
     if flags.command == "report":
-        from pipeline.render import render
-        from pipeline.storage import location
+        from pipeline.reporting.render import render
+        from pipeline.running.storage import location
 
         if others:
             raise ByteproxyError(f"report takes one set, {others[0]!r} found as well")
@@ -244,9 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.command != "build":
         return run_command(flags, others, _flags_of(top, flags.command))
     from pipeline.config import DEFAULT_VIEWS, BuildConfig, parse_bytes
-    from pipeline.languages import parse_languages
-    from pipeline.reuse import choose_views
-    from pipeline.storage import location
+    from pipeline.reading.languages import parse_languages
+    from pipeline.reuse.codecs_from import choose_views
+    from pipeline.running.storage import location
 
     names = [flags.corpus] if Path(flags.corpus).exists() else flags.corpus.split(",")
     corpus = tuple(name if is_remote(name) else str(Path(name).expanduser()) for name in names if name)

@@ -11,32 +11,32 @@ from typing import Any
 
 from pipeline import graph
 from pipeline.changed import reject_changed
-from pipeline.command import command_of
+from pipeline.cleaning.rules import unhelpful
+from pipeline.cleaning.twins import SAMPLE, TwinIndex
 from pipeline.config import BuildConfig
-from pipeline.detect import check_detector
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shards
-from pipeline.engines import check_runner
-from pipeline.faults import hint_of, stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
-from pipeline.fingerprint import content_fingerprint
 from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
-from pipeline.formats import stem_of
-from pipeline.inputs import Inventory, corpora, take_inventory
 from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, tidy
+from pipeline.reading.detect import check_detector
+from pipeline.reading.faults import hint_of, stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
+from pipeline.reading.fingerprint import content_fingerprint
+from pipeline.reading.formats import stem_of
+from pipeline.reading.inputs import Inventory, corpora, take_inventory
+from pipeline.reading.repositories import SCHEME
+from pipeline.reading.sources import Changed, read_stored
 from pipeline.records import load_table, places
-from pipeline.render import texts_of
-from pipeline.report import Report, describe
-from pipeline.repositories import SCHEME
-from pipeline.reuse import copy_codec
-from pipeline.rules import unhelpful
-from pipeline.runner import run_graph
-from pipeline.scratch import Scratch, load_all, load_json, save_json
-from pipeline.sources import Changed, read_stored
+from pipeline.reporting.command import command_of
+from pipeline.reporting.render import texts_of
+from pipeline.reporting.report import Report, describe
+from pipeline.reporting.statistics import merged
+from pipeline.reporting.summary import summary
+from pipeline.reuse.codecs_from import copy_codec
+from pipeline.running.engines import check_runner
+from pipeline.running.runner import run_graph
+from pipeline.running.scratch import Scratch, load_all, load_json, save_json
+from pipeline.running.storage import absolute
+from pipeline.running.watch import Step, Watch
 from pipeline.split import Layout
-from pipeline.statistics import merged
-from pipeline.storage import absolute
-from pipeline.summary import summary
-from pipeline.twins import SAMPLE, TwinIndex
-from pipeline.watch import Step, Watch
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 from shards.manifest import Manifest, View

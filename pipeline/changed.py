@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pipeline.records import REJECTED, Rejection, table
-from pipeline.scratch import Scratch
-from pipeline.statistics import rejection_statistics
-from pipeline.survey import write_parquet
+from pipeline.rejected import write_parquet
+from pipeline.reporting.statistics import rejection_statistics
+from pipeline.running.scratch import Scratch
 
 FILE = "rejected/changed.parquet"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from pipeline.cleaning import NO_CLEANING, Cleaning
-from pipeline.storage import Location
-from pipeline.streams import EXPANSION
+from pipeline.cleaning.options import NO_CLEANING, Cleaning
+from pipeline.reading.streams import EXPANSION
+from pipeline.running.storage import Location
 from shards.codecs import ViewSpec, codec_class, parse_view
 from shards.errors import ByteproxyError
 

@@ -19,12 +19,12 @@ from apache_beam.options.pipeline_options import WorkerOptions
 from pipeline import graph
 from pipeline.build import SURVEY_ALONE, Build
 from pipeline.config import BuildConfig
-from pipeline.engines import DATAFLOW, LOCAL, check_name, options_of
 from pipeline.fit import needs_fit
-from pipeline.inputs import Inventory, corpora, take_inventory
-from pipeline.portion import Portion, take_portion, whole
-from pipeline.runner import run_graph
-from pipeline.scratch import Scratch
+from pipeline.reading.inputs import Inventory, corpora, take_inventory
+from pipeline.reading.portion import Portion, take_portion, whole
+from pipeline.running.engines import DATAFLOW, LOCAL, check_name, options_of
+from pipeline.running.runner import run_graph
+from pipeline.running.scratch import Scratch
 from pipeline.split import Layout
 from shards.errors import ByteproxyError
 

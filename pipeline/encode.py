@@ -17,19 +17,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.changed import changed_facts
-from pipeline.counters import ENCODE, note, tally
-from pipeline.detect import detector_libraries
-from pipeline.progress import Counter, counted
+from pipeline.cleaning.twins import TwinIndex
+from pipeline.reading.detect import detector_libraries
+from pipeline.reading.sources import Changed, read_many
+from pipeline.reading.spares import read_spare
 from pipeline.records import digest_of, load_table, places, save_table, shown_place
-from pipeline.relay import relayed
-from pipeline.scratch import Scratch, load_json, save_json
-from pipeline.sources import Changed, read_many
-from pipeline.spares import read_spare
+from pipeline.reporting.statistics import block_statistics
+from pipeline.running.counters import ENCODE, note, tally
+from pipeline.running.progress import Counter, counted
+from pipeline.running.relay import relayed
+from pipeline.running.scratch import Scratch, load_json, save_json
+from pipeline.running.storage import Location, local_folder, name_of, writing
+from pipeline.running.versions import expect_versions, versions_here
 from pipeline.split import Layout
-from pipeline.statistics import block_statistics
-from pipeline.storage import Location, local_folder, name_of, writing
-from pipeline.twins import TwinIndex
-from pipeline.versions import expect_versions, versions_here
 from shards.codecs import Codec, Encoded, load_codec
 from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash

@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from pipeline.blocks import SAMPLE_CAP
 from pipeline.config import BuildConfig
+from pipeline.reading.sources import Changed, read_stored
 from pipeline.records import Place, load_table, places
-from pipeline.scratch import Scratch
-from pipeline.sources import Changed, read_stored
-from pipeline.storage import Location, copy_in
-from pipeline.survey import SAMPLE_CAP
+from pipeline.running.scratch import Scratch
+from pipeline.running.storage import Location, copy_in
 from shards.codecs import Codec, ViewSpec, codec_class
 from shards.hashing import folder_digest
 from shards.manifest import View

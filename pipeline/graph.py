@@ -6,8 +6,8 @@ Below them those of `add-view` and `merge`, which read sets.
     add views: rows of a set -> encode and check -> write its shards anew           (the same)
     merge: ranges of ids -> what stays of each -> write the shards of that          (the same)
 
-Steps are in `survey.py`, `encode.py`, `append.py` and `merging.py`. The graphs hold for any runner that sees the same
-files.
+Steps are in `survey.py`, `blocks.py`, `rejected.py`, `encode.py`, `reuse/append.py` and `reuse/merging.py`. The graphs
+hold for any runner that sees the same files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,34 +17,25 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from pipeline.append import AppendTask, EncodeRows, JoinRows
-from pipeline.choose import choose
+from pipeline.blocks import KeyByBlock, SampleFn, SaveIndex, SaveSample
+from pipeline.cleaning.choose import choose
+from pipeline.cleaning.dedup import bucket_count
+from pipeline.cleaning.filters import Filters
+from pipeline.cleaning.near import leave_out_near
+from pipeline.cleaning.val_twins import leave_out_twins
 from pipeline.config import BuildConfig
-from pipeline.dedup import bucket_count
-from pipeline.elements import elements
 from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
-from pipeline.filters import Filters
-from pipeline.inputs import Inventory
-from pipeline.merging import MergeTask, ReadRejected, Resolve, WriteMerged, add_up, make_layouts
-from pipeline.near import leave_out_near
+from pipeline.reading.inputs import Inventory
+from pipeline.reading.unsought import ReadOptions, as_item
 from pipeline.records import REJECTED, pack, sum_counts, table, unpack
-from pipeline.rows import Rows
-from pipeline.scratch import Scratch, save_json
+from pipeline.rejected import KeyRejected, SaveRejected
+from pipeline.reuse.append import AppendTask, EncodeRows, JoinRows
+from pipeline.reuse.merging import MergeTask, ReadRejected, Resolve, WriteMerged, add_up, make_layouts
+from pipeline.reuse.rows import Rows
+from pipeline.running.elements import elements
+from pipeline.running.scratch import Scratch, save_json
 from pipeline.split import folder_bytes, is_big
-from pipeline.survey import (
-    AssignGroups,
-    Deduplicate,
-    KeyByBlock,
-    KeyRejected,
-    Read,
-    SampleFn,
-    SaveIndex,
-    SaveRejected,
-    SaveSample,
-    Unpack,
-)
-from pipeline.unsought import ReadOptions, as_item
-from pipeline.val_twins import leave_out_twins
+from pipeline.survey import AssignGroups, Deduplicate, Read, Unpack
 
 GUESSED_DOCUMENT_BYTES = 4096  # of a JSONL file, to choose numbers of parts
 REJECTED_ROWS = 1_000_000  # at most about so many rows a file of rejected/

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.former import as_built
-from pipeline.report import CARD, PAGE, REPORT
-from pipeline.scratch import Scratch, load_json, save_json
-from pipeline.storage import Location, name_of, open_file, remove_tree, write_whole
+from pipeline.reporting.report import CARD, PAGE, REPORT
+from pipeline.reuse.former import as_built
+from pipeline.running.scratch import Scratch, load_json, save_json
+from pipeline.running.storage import Location, name_of, open_file, remove_tree, write_whole
 from shards.errors import ByteproxyError
 from shards.manifest import MANIFEST_NAME, Manifest, RejectedFile, sync_folder
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.storage import Location, writing
+from pipeline.running.storage import Location, writing
 from shards.errors import ByteproxyError
 
 WHOLE_FILE, JSON_LINE, SPAN = 0, 1, 2  # forms of a place: see `Place`

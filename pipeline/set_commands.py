@@ -103,7 +103,7 @@ def run_command(flags: argparse.Namespace, others: Sequence[str], known: Iterabl
 
 def _merge(flags: argparse.Namespace) -> int:
     from pipeline.config import parse_bytes
-    from pipeline.merge import MergeConfig, merge
+    from pipeline.reuse.merge import MergeConfig, merge
 
     return merge(
         MergeConfig(
@@ -118,9 +118,9 @@ def _merge(flags: argparse.Namespace) -> int:
 
 
 def _add_view(flags: argparse.Namespace) -> int:
-    from pipeline.add_view import AddConfig, add_view
     from pipeline.config import parse_bytes
-    from pipeline.reuse import Chosen, choose_views
+    from pipeline.reuse.add_view import AddConfig, add_view
+    from pipeline.reuse.codecs_from import Chosen, choose_views
 
     text = " ".join(flags.view)
     if not text.strip() and not flags.prune:

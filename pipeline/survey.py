@@ -3,45 +3,39 @@
 Beam's elements are batches here; `records.py` says why. What they hand to the parent lies in scratch, and is small.
 """
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline.admit import Row
+from pipeline.cleaning.dedup import cut_by_range, deduplicate
+from pipeline.cleaning.filters import Filters
+from pipeline.cleaning.near import shelve
 from pipeline.config import BuildConfig
-from pipeline.counters import REJECTED as REJECTED_REASONS
-from pipeline.counters import SURVEY, note, tally, tally_each
-from pipeline.dedup import cut_by_range, deduplicate
-from pipeline.faults import stop_at_fault
-from pipeline.filters import Filters
-from pipeline.inputs import Files, Lines, Packed, line_ranges
-from pipeline.intake import Batch
-from pipeline.near import shelve
-from pipeline.progress import Counter, Portion
-from pipeline.records import RECORD, REJECTED, digest_of, pack, save_table, table, unpack
-from pipeline.relay import relayed
-from pipeline.scratch import Scratch, save_json
-from pipeline.sources import read_files, read_lines
-from pipeline.spares import save_spares
+from pipeline.reading.admit import Row
+from pipeline.reading.faults import stop_at_fault
+from pipeline.reading.inputs import Files, Lines, Packed, line_ranges
+from pipeline.reading.intake import Batch
+from pipeline.reading.sources import read_files, read_lines
+from pipeline.reading.spares import save_spares
+from pipeline.reading.spool import spool_name, unpack_file
+from pipeline.reading.unsought import ReadOptions, read_unsought, size_of_item
+from pipeline.records import RECORD, REJECTED, pack, table, unpack
+from pipeline.running.counters import SURVEY, note, tally
+from pipeline.running.progress import Counter, Portion
+from pipeline.running.relay import relayed
+from pipeline.running.scratch import Scratch, save_json
+from pipeline.running.storage import name_of
+from pipeline.running.versions import expect_versions, versions_here
 from pipeline.split import BUCKETS, VAL_MIN, Layout, bucket_bytes, choose_val, group_buckets
-from pipeline.spool import spool_name, unpack_file
-from pipeline.statistics import UNKNOWN, rejection_statistics
-from pipeline.storage import Location, name_of, writing
-from pipeline.unsought import ReadOptions, read_unsought, size_of_item
-from pipeline.versions import expect_versions, versions_here
 from shards.errors import ByteproxyError
-from shards.hashing import keyed_hash
 
 SIZE = RECORD.get_field_index("size")
-SAMPLE_CAP = 1 << 20  # bytes that one document may give to the fitting sample
 GATHERED = 30_000  # records that a reader holds before it hands them on, by range of ids
 
 
@@ -258,153 +252,3 @@ def check_left(sums: np.ndarray, drawn: dict[str, Any]) -> dict[str, Any]:
         "error": f"--drop-val-twins leaves too little for validation: {found}. Set more aside with --val-fraction, ask "
         "for a higher threshold, or use --near-duplicates, which keeps one of each kind wherever it falls"
     }
-
-
-class KeyByBlock(beam.DoFn):
-    """Records -> ((split, block), records); those that may be sampled for fitting -> `sample`, by language."""
-
-    def __init__(self, seed: int, sample_bytes: int) -> None:
-        self.seed, self.sample_bytes = seed, sample_bytes
-
-    @relayed
-    def process(self, packed: bytes, plan: dict[str, Any]) -> list[Any]:
-        if "error" in plan:
-            return []
-        records = unpack([packed])
-        in_val = np.isin(records["bucket"].to_numpy(), np.array(plan["val"], np.int32))
-        records = records.drop_columns("bucket")
-        results: list[Any] = []
-        for split, chosen in (("train", ~in_val), ("val", in_val)):
-            layout = Layout(*plan["splits"][split])
-            part = records.filter(pa.array(chosen))
-            results += [((split, block), pack(cut)) for block, cut in cut_by_range(part, layout.blocks)]
-            if split == "train":
-                draws = [keyed_hash("fit", self.seed, identity) for identity in part["id"].to_pylist()]
-                part = part.append_column("draw", pa.array(draws, pa.uint64()))
-                for language in part["language"].unique().to_pylist():
-                    chosen_language = part.filter(_equals(part["language"], language))
-                    lowest = lowest_draws(chosen_language, self.sample_bytes)
-                    results.append(TaggedOutput("sample", (language or UNKNOWN, pack(lowest))))
-        return results
-
-
-class SampleFn(beam.CombineFn):
-    """Per language: the records with the lowest draws, as many as may be needed for the sample."""
-
-    def __init__(self, sample_bytes: int) -> None:
-        self.sample_bytes = sample_bytes
-
-    def create_accumulator(self) -> list[bytes]:
-        return []
-
-    def add_input(self, parts: list[bytes], packed: bytes) -> list[bytes]:
-        parts.append(packed)
-        return parts if len(parts) < 64 else self._shrunk(parts)
-
-    def merge_accumulators(self, accumulators: Iterable[list[bytes]]) -> list[bytes]:
-        return self._shrunk([part for parts in accumulators for part in parts])
-
-    def extract_output(self, parts: list[bytes]) -> bytes:
-        return self._shrunk(parts)[0]
-
-    def _shrunk(self, parts: list[bytes]) -> list[bytes]:
-        return [pack(lowest_draws(unpack(parts), self.sample_bytes))] if parts else []
-
-
-def lowest_draws(records: pa.Table, sample_bytes: int) -> pa.Table:
-    """The records with the lowest draws until, each counted with at most SAMPLE_CAP, they hold `sample_bytes`."""
-    records = records.sort_by([("draw", "ascending"), ("id", "ascending")])
-    ends = np.cumsum(np.minimum(records["size"].to_numpy(), SAMPLE_CAP))
-    return records.slice(0, int(np.searchsorted(ends, sample_bytes)) + 1)
-
-
-class SaveSample(beam.DoFn):
-    """(language, candidates) -> scratch."""
-
-    def __init__(self, scratch: Scratch) -> None:
-        self.scratch = scratch
-
-    @relayed
-    def process(self, item: tuple[str, bytes]) -> None:
-        language, packed = item
-        save_table(self.scratch.sample(language), unpack([packed]))
-
-
-class SaveIndex(beam.DoFn):
-    """((split, block), records) -> scratch, sorted by id, and the block's facts beside it."""
-
-    def __init__(self, scratch: Scratch) -> None:
-        self.scratch = scratch
-
-    def setup(self) -> None:
-        self.counter = Counter(self.scratch.progress, "split")
-
-    @relayed
-    def process(self, item: tuple[tuple[str, int], Iterable[bytes]]) -> None:
-        (split, block), parts = item
-        records = unpack(parts).sort_by("id")
-        save_table(self.scratch.index(split, block), records)
-        columns = [records[name].to_pylist() for name in ("id", "source", "path", "language", "licence", "size")]
-        digest = 0
-        languages: dict[str, list[int]] = {}
-        for identity, *described, size in zip(*columns, strict=True):
-            digest += digest_of(identity, *described)
-            sums = languages.setdefault(described[2] or UNKNOWN, [0, 0])
-            sums[0] += 1
-            sums[1] += size
-        facts = {"split": split, "block": block, "documents": records.num_rows, "bytes": sum(columns[5])}
-        facts |= {"digest": f"{digest % 2**128:032x}", "languages": languages}
-        save_json(self.scratch.index_facts(split, block), facts)
-        self.counter.add(records.num_rows, facts["bytes"])
-
-    def finish_bundle(self) -> None:
-        self.counter.flush()
-
-    def teardown(self) -> None:
-        if hasattr(self, "counter"):
-            self.counter.close()
-
-
-class KeyRejected(beam.DoFn):
-    """Rejections -> (number of their file, rejections)."""
-
-    def __init__(self, files: int) -> None:
-        self.files = files
-
-    @relayed
-    def process(self, packed: bytes) -> list[tuple[int, bytes]]:
-        rows = unpack([packed])
-        tally_each(REJECTED_REASONS, rows["reason"].to_pylist())
-        if self.files == 1:
-            return [(0, packed)]
-        places = zip(rows["source"].to_pylist(), rows["path"].to_pylist(), strict=True)
-        numbers = np.array([keyed_hash("rejected", 0, s.encode(), p.encode()) * self.files >> 64 for s, p in places])
-        return [(int(n), pack(rows.filter(pa.array(numbers == n)))) for n in np.unique(numbers)]
-
-
-class SaveRejected(beam.DoFn):
-    """(number, rejections) -> a Parquet file of the set, and their counts and examples by reason in scratch."""
-
-    def __init__(self, files: int, scratch: Scratch) -> None:
-        self.files, self.scratch = files, scratch
-
-    @relayed
-    def process(self, item: tuple[int, Iterable[bytes]]) -> None:
-        number, parts = item
-        rows = unpack(parts).sort_by([(name, "ascending") for name in REJECTED.names])
-        name = f"rejected/part-{number:05d}-of-{self.files:05d}.parquet"
-        write_parquet(self.scratch.staged / name, rows)
-        facts = {"path": name, "rows": rows.num_rows, "reasons": rejection_statistics(rows)}
-        save_json(self.scratch.rejected_facts(number), facts)
-
-
-def write_parquet(path: Location, rows: pa.Table) -> None:
-    """An ordinary compressed Parquet file, whole or not at all."""
-    with writing(path) as temporary:
-        pq.write_table(rows, temporary, compression="ZSTD")
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _equals(column: pa.ChunkedArray, value: str | None) -> pa.Array:
-    return pa.array([item == value for item in column.to_pylist()], pa.bool_())

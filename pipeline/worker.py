@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     """Work, or serve a pool."""
     if len(arguments) == 2 and arguments[0] == "pool" and arguments[1].isdecimal() and int(arguments[1]) < 1 << 16:
         logging.getLogger().setLevel(logging.ERROR)  # importing Beam warns of what we do not use
-        from pipeline.pool import serve
+        from pipeline.running.pool import serve
 
         serve(int(arguments[1]))
     elif arguments and arguments[0].isdecimal():

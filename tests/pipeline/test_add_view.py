@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.report_fields import undocumented
+from pipeline.reporting.report_fields import undocumented
 from shards.__main__ import main as shards_main
 from shards.reader import ShardSet
 from tests.pipeline.conftest import copy_code, digests, run_build

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from pipeline.archives import read_archive
-from pipeline.filters import Filters
-from pipeline.inputs import Archive
-from pipeline.intake import Intake, Pile
-from pipeline.languages import DEFAULT
+from pipeline.cleaning.filters import Filters
+from pipeline.reading.archives import read_archive
+from pipeline.reading.inputs import Archive
+from pipeline.reading.intake import Intake, Pile
+from pipeline.reading.languages import DEFAULT
+from pipeline.reading.sources import read_again
 from pipeline.records import RECORD, Place, Rejection
-from pipeline.sources import read_again
 
 FILTERS = Filters(frozenset(DEFAULT), False, 1 << 20, False)
 FILES = {"a/x.py": b"x = 1\n", "a/empty.c": b"", "b/long" + "g" * 180 + ".py": b"y = 2\n" * 5000, "b/z.js": b"let z\n"}

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 import yaml
 
-from pipeline.card import card, size_category
+from pipeline.reporting.card import card, size_category
 from tests.pipeline.test_page import HOSTILE
 
 REPO = Path(__file__).resolve().parents[2]

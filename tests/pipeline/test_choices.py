@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dedup import cut_by_range, deduplicate
+from pipeline.cleaning.dedup import cut_by_range, deduplicate
+from pipeline.cleaning.twins import THRESHOLD, TwinIndex
 from pipeline.fit import quotas
 from pipeline.records import RECORD, pack, table, unpack
 from pipeline.split import BUCKETS, VAL_MAX, VAL_MIN, Layout, choose_val, folder_bytes, group_buckets, group_of, is_big
-from pipeline.twins import THRESHOLD, TwinIndex
 from shards.errors import ByteproxyError
 from shards.hashing import document_id
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.choose import BUCKETS, CountDraws, cut_of, keys_in_bucket, keys_of, last_kept
+from pipeline.cleaning.choose import BUCKETS, CountDraws, cut_of, keys_in_bucket, keys_of, last_kept
 from pipeline.records import RECORD, pack, table
 from shards.reader import ShardSet
 from tests.pipeline.conftest import digests, run_build

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cleaning import NO_CLEANING, Cleaning, add_flags, parse_cleaning
+from pipeline.cleaning.options import NO_CLEANING, Cleaning, add_flags, parse_cleaning
 from shards.errors import ByteproxyError
 from shards.manifest import Manifest
 from tests.pipeline.conftest import run_build

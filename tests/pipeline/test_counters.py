@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import build, runner
-from pipeline.counters import counted
+from pipeline import build
+from pipeline.running import runner
+from pipeline.running.counters import counted
 from shards.reader import ShardSet
 from tests.pipeline.conftest import run_build
 

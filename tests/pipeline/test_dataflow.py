@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from pipeline import dataflow, engines
 from pipeline.config import BuildConfig, parse_views
-from pipeline.engines import check_runner
-from pipeline.storage import location
+from pipeline.running import dataflow, engines
+from pipeline.running.engines import check_runner
+from pipeline.running.storage import location
 from shards.errors import ByteproxyError
 from tests.pipeline.image import REPO, dockerfile, make_cloud, run_it, stages
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.detect import language_by_content, name_says_nothing
+from pipeline.reading.detect import language_by_content, name_says_nothing
 from shards.manifest import Manifest
 from tests.pipeline.conftest import STDLIB, digests, run_build
 from tests.pipeline.test_inputs import assert_whole, reasons_of
@@ -72,7 +72,7 @@ def test_labels_by_content_are_the_same_with_any_number_of_workers(
 def test_without_the_package_the_flag_is_an_error_that_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr("pipeline.detect.find_spec", lambda _: None)
+    monkeypatch.setattr("pipeline.reading.detect.find_spec", lambda _: None)
     assert "byteproxy[magika]" in fails(str(tmp_path), "--out", str(tmp_path / "o"), "--detect-language")
 
 

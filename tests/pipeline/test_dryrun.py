@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import dryrun, portion
+from pipeline import dryrun
 from pipeline.config import BuildConfig, parse_views
 from pipeline.dryrun import estimate, measure, vcpus_of
-from pipeline.inputs import Inventory, corpora, take_inventory
-from pipeline.languages import DEFAULT
-from pipeline.portion import take_portion
+from pipeline.reading import portion
+from pipeline.reading.inputs import Inventory, corpora, take_inventory
+from pipeline.reading.languages import DEFAULT
+from pipeline.reading.portion import take_portion
 from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from tests.pipeline.conftest import STDLIB, run_build

@@ -5,12 +5,13 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from pipeline import elements, graph
+from pipeline import graph
 from pipeline.config import BuildConfig, parse_views
-from pipeline.inputs import Inventory
-from pipeline.items import Files, Lines
-from pipeline.languages import DEFAULT
-from pipeline.scratch import Scratch
+from pipeline.reading.inputs import Inventory
+from pipeline.reading.items import Files, Lines
+from pipeline.reading.languages import DEFAULT
+from pipeline.running import elements
+from pipeline.running.scratch import Scratch
 from tests.pipeline.conftest import digests, run_build
 
 

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import build as build_module
-from pipeline import spool
-from pipeline.faults import FAULTS
-from pipeline.filters import Filters
-from pipeline.items import Lines, Packed
-from pipeline.languages import DEFAULT
-from pipeline.sources import parse_line, read_lines
-from pipeline.spool import unpack_file
+from pipeline.cleaning.filters import Filters
+from pipeline.reading import spool
+from pipeline.reading.faults import FAULTS
+from pipeline.reading.items import Lines, Packed
+from pipeline.reading.languages import DEFAULT
+from pipeline.reading.sources import parse_line, read_lines
+from pipeline.reading.spool import unpack_file
 from shards.manifest import Manifest
 from tests.pipeline.conftest import digests, run_build
 from tests.pipeline.test_inputs import assert_whole, reasons_of, rows_of
@@ -295,6 +295,6 @@ def test_an_unreadable_place_is_named_as_such(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_reasons_of_faults_are_the_programs_own() -> None:
-    source = "".join(path.read_text() for path in sorted(Path(build_module.__file__).parent.glob("*.py")))
+    source = "".join(path.read_text() for path in sorted(Path(build_module.__file__).parent.rglob("*.py")))
     for reason in FAULTS:
         assert source.count(f'"{reason}"') > 1, reason

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fingerprint import content_fingerprint
-from pipeline.inputs import corpora, take_inventory
+from pipeline.reading.fingerprint import content_fingerprint
+from pipeline.reading.inputs import corpora, take_inventory
 from tests.pipeline.conftest import digests, run_build
 
 CONTENT = ("--fingerprint", "content")

@@ -25,17 +25,17 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.faults import FAULTS
-from pipeline.filters import Filters
-from pipeline.inputs import corpora, line_ranges, take_inventory
-from pipeline.items import Lines
-from pipeline.languages import DEFAULT
+from pipeline.cleaning.filters import Filters
+from pipeline.reading.faults import FAULTS
+from pipeline.reading.inputs import corpora, line_ranges, take_inventory
+from pipeline.reading.items import Lines
+from pipeline.reading.languages import DEFAULT
+from pipeline.reading.sources import read_again, read_lines
+from pipeline.reading.spool import spool_name, unpack_file
+from pipeline.reading.unsought import ReadOptions, as_item, read_unsought
 from pipeline.records import RECORD, Place, Rejection
-from pipeline.scratch import Scratch
-from pipeline.sources import read_again, read_lines
-from pipeline.spool import spool_name, unpack_file
-from pipeline.storage import name_of
-from pipeline.unsought import ReadOptions, as_item, read_unsought
+from pipeline.running.scratch import Scratch
+from pipeline.running.storage import name_of
 from tests.pipeline.conftest import run_build
 from tests.pipeline.test_inputs import assert_whole
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.fingerprint import content_fingerprint
-from pipeline.inputs import corpora, take_inventory
+from pipeline.reading.fingerprint import content_fingerprint
+from pipeline.reading.inputs import corpora, take_inventory
 from shards.manifest import Manifest
 from shards.verify import verify
 from tests.pipeline.conftest import digests, run_build
@@ -129,9 +129,9 @@ def test_sets_from_archives_and_tables_are_the_same_with_any_number_of_workers(
     as_zip(code, tmp_path / "b.zip")
     as_parquet(code, tmp_path / "c.parquet")
     as_git(code, tmp_path / "d")
-    monkeypatch.setattr("pipeline.repositories.PART_BYTES", 500_000)
-    monkeypatch.setattr("pipeline.tables.ITEM_BYTES", 500_000)
-    monkeypatch.setattr("pipeline.inputs.ZIP_PART_BYTES", 100_000)
+    monkeypatch.setattr("pipeline.reading.repositories.PART_BYTES", 500_000)
+    monkeypatch.setattr("pipeline.reading.tables.ITEM_BYTES", 500_000)
+    monkeypatch.setattr("pipeline.reading.inputs.ZIP_PART_BYTES", 100_000)
     monkeypatch.setattr("pipeline.build.SURVEY_ALONE", 0)
     corpus = f"{tmp_path / 'a.tar.gz'},{tmp_path / 'b.zip'},{tmp_path / 'c.parquet'},git:{tmp_path / 'd'}@HEAD"
     for workers, block in ((1, "8M"), (2, "100k"), (3, "300k")):

@@ -140,7 +140,7 @@ def test_a_build_killed_at_any_step_of_publishing_is_finished_by_the_next(code: 
 KILLED_IN_PUBLISH = """
 import os, sys
 from pathlib import Path
-import pipeline.publish as publish, pipeline.scratch as scratch, pipeline.storage as storage
+import pipeline.publish as publish, pipeline.running.scratch as scratch, pipeline.running.storage as storage
 from tests.pipeline.conftest import run_build
 corpus, out, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 calls, sync = [], publish.sync_folder
@@ -187,7 +187,7 @@ def test_add_view_killed_between_moves_or_behind_the_swap_is_finished_by_the_nex
 
 KILLED_IN_SWAP = """
 import os, sys
-import pipeline.swap as swap
+import pipeline.reuse.swap as swap
 from pipeline.__main__ import main
 out, number = sys.argv[1], int(sys.argv[2])
 calls, after = [], swap.sync_folder

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.report import load_report
-from pipeline.report_fields import undocumented
+from pipeline.reporting.report import load_report
+from pipeline.reporting.report_fields import undocumented
 from shards.__main__ import main as shards_main
 from shards.reader import ShardSet
 from tests.pipeline.conftest import STDLIB, copy_code, digests, run_build

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.minhash import FOUND, PIECE, Sketcher, agreeing, band_keys, banding, components, spanning_edges
+from pipeline.cleaning.minhash import FOUND, PIECE, Sketcher, agreeing, band_keys, banding, components, spanning_edges
 from tests.pipeline.conftest import STDLIB
 
 SKETCHER = Sketcher()
@@ -32,7 +32,7 @@ def test_shingles_are_runs_of_five_words_whatever_lies_between_them() -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(1, 6), st.integers(1, 40))
 def test_a_document_taken_apart_in_pieces_has_the_same_shingles(raw: bytes, words: int, piece: int) -> None:
-    import pipeline.minhash as module
+    import pipeline.cleaning.minhash as module
 
     whole = shingles(raw, words)
     module.PIECE = piece

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.minhash import Sketcher, agreeing, components
-from pipeline.near import Cluster, meetings, pack_keys, unpack_keys
+from pipeline.cleaning.minhash import Sketcher, agreeing, components
+from pipeline.cleaning.near import Cluster, meetings, pack_keys, unpack_keys
 from shards.hashing import document_id
 from shards.manifest import Manifest
 from shards.reader import ShardSet
@@ -131,10 +131,10 @@ def test_the_set_is_the_same_for_any_number_of_workers_any_order_of_inputs_and_a
 ) -> None:
     other_way = ",".join(map(str, reversed(corpora)))
     assert run_build(other_way, tmp_path / "two", "--near-duplicates", *VAL, "--workers", "2") == 0
-    monkeypatch.setattr("pipeline.inputs.ITEM_FILES", 7)
+    monkeypatch.setattr("pipeline.reading.inputs.ITEM_FILES", 7)
     monkeypatch.setattr("pipeline.graph.bucket_count", lambda documents: 16)
-    monkeypatch.setattr("pipeline.near.FOLD", 3)
-    monkeypatch.setattr("pipeline.near.OPEN_FILES", 2)
+    monkeypatch.setattr("pipeline.cleaning.near.FOLD", 3)
+    monkeypatch.setattr("pipeline.cleaning.near.OPEN_FILES", 2)
     assert run_build(other_way, tmp_path / "cut", "--near-duplicates", *VAL) == 0
     assert digests(deduplicated) == digests(tmp_path / "two") == digests(tmp_path / "cut")
 

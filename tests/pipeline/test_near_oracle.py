@@ -21,7 +21,7 @@ import scipy.sparse as sparse
 from datasketch import MinHash, MinHashLSH
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.minhash import Sketcher, agreeing, band_keys, banding
+from pipeline.cleaning.minhash import Sketcher, agreeing, band_keys, banding
 from tests.pipeline.conftest import run_build
 
 pytestmark = pytest.mark.slow

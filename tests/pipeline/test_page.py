@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.charts import Series, columns, meter, share_bar
-from pipeline.figures import printable
-from pipeline.page import clusters_by_size, page
+from pipeline.reporting.charts import Series, columns, meter, share_bar
+from pipeline.reporting.figures import printable
+from pipeline.reporting.page import clusters_by_size, page
 from tests.pipeline.conftest import run_build
 
 HOSTILE = "</code></style></title><script>alert(1)</script><img src=x onerror=alert(2)>\"' {{ 7*7 }} \u202e\n\0&amp;"

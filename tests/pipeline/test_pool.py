@@ -18,9 +18,9 @@ import pytest
 from pyarrow import fs
 
 from pipeline.__main__ import main
-from pipeline.relay import relayed
-from pipeline.runner import run_graph
-from pipeline.scratch import Scratch
+from pipeline.running.relay import relayed
+from pipeline.running.runner import run_graph
+from pipeline.running.scratch import Scratch
 from shards.errors import ByteproxyError
 from tests.pipeline.conftest import FAST, VIEWS, digests, run_build
 from tests.pipeline.image import REPO, run_it

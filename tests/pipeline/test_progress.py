@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import watch as watching
-from pipeline.figures import rough, size
-from pipeline.progress import Counter, Counts, Portion, Tally, WatchedFile
-from pipeline.report import load_report
-from pipeline.summary import summary
-from pipeline.watch import Estimate, Step, Watch
+from pipeline.reporting.figures import rough, size
+from pipeline.reporting.report import load_report
+from pipeline.reporting.summary import summary
+from pipeline.running import watch as watching
+from pipeline.running.progress import Counter, Counts, Portion, Tally, WatchedFile
+from pipeline.running.watch import Estimate, Step, Watch
 from tests.pipeline.conftest import run_build
 
 

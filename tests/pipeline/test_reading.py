@@ -13,12 +13,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.filters import Filters
-from pipeline.inputs import Files, Lines, Packed, corpora, take_inventory
-from pipeline.languages import DEFAULT, language_of, parse_languages
+from pipeline.cleaning.filters import Filters
+from pipeline.reading.inputs import Files, Lines, Packed, corpora, take_inventory
+from pipeline.reading.languages import DEFAULT, language_of, parse_languages
+from pipeline.reading.sources import Row, parse_line, read_again, read_files, read_lines
+from pipeline.reading.spool import unpack_file
 from pipeline.records import RECORD, SPAN, Place, places, table
-from pipeline.sources import Row, parse_line, read_again, read_files, read_lines
-from pipeline.spool import unpack_file
 from shards.errors import ByteproxyError
 from shards.hashing import document_id
 

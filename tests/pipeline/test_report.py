@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import pipeline.build
 from pipeline.__main__ import main
-from pipeline.command import command_of
 from pipeline.config import BuildConfig
-from pipeline.report_fields import FIELDS, undocumented
-from pipeline.statistics import bin_start, block_statistics, log2_bins, merged, rejection_statistics
+from pipeline.reporting.command import command_of
+from pipeline.reporting.report_fields import FIELDS, undocumented
+from pipeline.reporting.statistics import bin_start, block_statistics, log2_bins, merged, rejection_statistics
 from shards.codecs import load_codec
 from shards.manifest import View
 from shards.reader import ShardSet

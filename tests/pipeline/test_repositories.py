@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.filters import Filters
-from pipeline.inputs import corpora, member_excluder, take_inventory
-from pipeline.intake import Intake, Pile
-from pipeline.languages import DEFAULT
+from pipeline.cleaning.filters import Filters
+from pipeline.reading.inputs import corpora, member_excluder, take_inventory
+from pipeline.reading.intake import Intake, Pile
+from pipeline.reading.languages import DEFAULT
+from pipeline.reading.repositories import at_commit, read_repository, repository_items
+from pipeline.reading.sources import read_again
 from pipeline.records import RECORD, Place, Rejection
-from pipeline.repositories import at_commit, read_repository, repository_items
-from pipeline.sources import read_again
 from shards.errors import ByteproxyError
 
 FILTERS = Filters(frozenset(DEFAULT), False, 1 << 20, False)
@@ -78,7 +78,7 @@ REASONS = {"x.bin": "not code", "link.py": "symlink", "sub.py": "submodule"}
 def test_a_commit_gives_its_own_files_each_once(
     repository: Path, tmp_path: Path, part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.repositories.PART_BYTES", part_bytes)
+    monkeypatch.setattr("pipeline.reading.repositories.PART_BYTES", part_bytes)
     found, rejected, parts = read(f"git:{repository}@v1", tmp_path)
     assert found == EXPECTED and {row.path: row.reason for row in rejected} == REASONS
     assert (parts == 1) == (part_bytes > 10)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.measures import Text
-from pipeline.rules import RULES, Rules, allowed, parse_rules, unhelpful
+from pipeline.cleaning.measures import Text
+from pipeline.cleaning.rules import RULES, Rules, allowed, parse_rules, unhelpful
 from shards.errors import ByteproxyError
 from shards.manifest import Manifest
 from tests.pipeline.conftest import STDLIB, run_build

@@ -10,15 +10,16 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.prism_runner import PrismRunner
 
-from pipeline import choose, survey
+from pipeline import blocks, rejected, survey
+from pipeline.cleaning import choose
+from pipeline.cleaning.filters import Filters
 from pipeline.config import BuildConfig, parse_views
 from pipeline.encode import EncodeBlock, EncodeTask, JoinShard
-from pipeline.filters import Filters
-from pipeline.relay import RelayedError, relayed, unwrap
-from pipeline.runner import run_graph
-from pipeline.scratch import Scratch
+from pipeline.reading.unsought import ReadOptions
+from pipeline.running.relay import RelayedError, relayed, unwrap
+from pipeline.running.runner import run_graph
+from pipeline.running.scratch import Scratch
 from pipeline.split import Layout
-from pipeline.unsought import ReadOptions
 from shards.errors import ByteproxyError
 
 
@@ -104,8 +105,8 @@ def test_every_step_can_be_shipped(scratch: Scratch) -> None:
     steps = [
         survey.Unpack(scratch, options), survey.Read(filters, options, 4, scratch), survey.Deduplicate(scratch),
         survey.AssignGroups(0),
-        survey.SumBuckets(), survey.KeyByBlock(0, 1), survey.SampleFn(1), survey.SaveSample(scratch),
-        survey.SaveIndex(scratch), survey.KeyRejected(1), survey.SaveRejected(1, scratch), EncodeBlock(task),
+        survey.SumBuckets(), blocks.KeyByBlock(0, 1), blocks.SampleFn(1), blocks.SaveSample(scratch),
+        blocks.SaveIndex(scratch), rejected.KeyRejected(1), rejected.SaveRejected(1, scratch), EncodeBlock(task),
         JoinShard(task), choose.TakeShare(0.5, 0), choose.TakeFirst(1, 0), choose.CountDraws(0), config,
     ]  # fmt: skip
     for step in steps:

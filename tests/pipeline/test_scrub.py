@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.cleaning.scrub import scrub
+from pipeline.cleaning.secret_kinds import KINDS
+from pipeline.reading.sources import read_stored
 from pipeline.records import SPAN, WHOLE_FILE, Place
-from pipeline.scrub import scrub
-from pipeline.secret_kinds import KINDS
-from pipeline.sources import read_stored
 from shards.errors import ByteproxyError
 from shards.hashing import document_id
 from shards.reader import ShardSet

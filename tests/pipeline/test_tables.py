@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import tables
-from pipeline.filters import Filters
-from pipeline.intake import Intake, Pile
-from pipeline.languages import DEFAULT
+from pipeline.cleaning.filters import Filters
+from pipeline.reading import tables
+from pipeline.reading.intake import Intake, Pile
+from pipeline.reading.languages import DEFAULT
+from pipeline.reading.sources import read_again
+from pipeline.reading.streams import Damaged
+from pipeline.reading.tables import read_rows, row_items
 from pipeline.records import RECORD, Place, Rejection
-from pipeline.sources import read_again
-from pipeline.streams import Damaged
-from pipeline.tables import read_rows, row_items
 from shards.errors import ByteproxyError
 
 FILTERS = Filters(frozenset(DEFAULT), False, 1 << 20, False)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.minhash import Sketcher, agreeing
-from pipeline.near import pack_keys
-from pipeline.scratch import Scratch
-from pipeline.storage import write_whole
-from pipeline.val_twins import CompareSplits, Nearest, nearest, with_split, without_split
+from pipeline.cleaning.minhash import Sketcher, agreeing
+from pipeline.cleaning.near import pack_keys
+from pipeline.cleaning.val_twins import CompareSplits, Nearest, nearest, with_split, without_split
+from pipeline.running.scratch import Scratch
+from pipeline.running.storage import write_whole
 from shards.errors import ByteproxyError
 from shards.hashing import document_id
 from tests.pipeline.conftest import copy_code, digests, run_build
@@ -73,7 +73,7 @@ def test_what_goes_is_what_a_comparison_of_all_of_val_with_all_of_train_finds(tw
 @pytest.mark.slow
 def test_workers_and_sizes_have_no_say(twinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_build(twinned, tmp_path / "one", *VAL, "--drop-val-twins", "0.6") == 0
-    monkeypatch.setattr("pipeline.inputs.ITEM_FILES", 7)
+    monkeypatch.setattr("pipeline.reading.inputs.ITEM_FILES", 7)
     monkeypatch.setattr("pipeline.graph.bucket_count", lambda documents: 8)
     assert run_build(twinned, tmp_path / "two", *VAL, "--drop-val-twins", "0.6", "--workers", "2") == 0
     assert digests(tmp_path / "one") == digests(tmp_path / "two")

@@ -11,12 +11,12 @@ import apache_beam as beam
 from pipeline import graph
 from pipeline.config import BuildConfig, parse_views
 from pipeline.encode import EncodeTask
-from pipeline.engines import DATAFLOW, options_of
-from pipeline.inputs import Archive, Files, Inventory, Lines, Packed
-from pipeline.languages import DEFAULT
-from pipeline.scratch import Scratch
+from pipeline.reading.inputs import Archive, Files, Inventory, Lines, Packed
+from pipeline.reading.languages import DEFAULT
+from pipeline.running.engines import DATAFLOW, options_of
+from pipeline.running.scratch import Scratch
+from pipeline.running.storage import location
 from pipeline.split import Layout
-from pipeline.storage import location
 
 
 def main(folder: Path, flags: list[str]) -> None:

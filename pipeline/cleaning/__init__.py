@@ -1,0 +1,1 @@
+"""What is left out, and why: rules, duplicates, near-duplicates; and what is scrubbed."""

@@ -1,0 +1,1 @@
+"""Sets made from sets: fitted codecs taken over, views added, sets joined."""
