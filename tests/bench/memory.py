@@ -92,6 +92,7 @@ def main() -> None:
     """Make the corpus, build it, and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path(sysconfig.get_path("stdlib")), help="a folder of code")
+    parser.add_argument("--input", type=Path, help="build this corpus, rather than making one")
     parser.add_argument("--size", type=parse_bytes, default=10_000_000_000, help="bytes of text (10 GB)")
     parser.add_argument("--limit", type=parse_bytes, default=4 << 30, help="bytes of memory (4G)")
     parser.add_argument("--workers", default="2")
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True, help="a folder with room for five times the size")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
-    corpus, out = options.scratch / "code.jsonl.gz", options.scratch / "set"
+    corpus, out = options.input or options.scratch / "code.jsonl.gz", options.scratch / "set"
     if not corpus.exists():
         temporary = corpus.with_name("making.gz")
         count, used = write_lines(options.corpus, temporary, options.size)
