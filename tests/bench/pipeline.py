@@ -20,8 +20,8 @@ from typing import Any
 from shards.reader import ShardSet
 
 
-def bare_libraries(folder: Path) -> dict[str, tuple[float, float]]:
-    """View -> seconds of the library's own encode and decode of every document of a set, one call a document."""
+def bare_libraries(folder: Path, every: int = 1) -> tuple[float, dict[str, tuple[float, float]]]:
+    """MB, and view -> seconds of the library's own encode and decode of each `every`th document, one call each."""
     import brotli
     import deflate
     import sentencepiece
@@ -29,7 +29,7 @@ def bare_libraries(folder: Path) -> dict[str, tuple[float, float]]:
 
     shard_set = ShardSet.open(folder)
     splits = [shard_set.split(name) for name in shard_set.manifest.splits]
-    raws = [split.raw(i).tobytes() for split in splits for i in range(len(split))]
+    raws = [split.raw(i).tobytes() for split in splits for i in range(0, len(split), every)]
     (model,) = (folder / shard_set.view("sentencepiece").folder).glob("*.model")
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     zstd = zstandard.ZstdCompressor(level=3)
@@ -46,14 +46,16 @@ def bare_libraries(folder: Path) -> dict[str, tuple[float, float]]:
     }
     times = {}
     for view, (encode, decode) in calls.items():
-        begin = time.perf_counter()
-        encoded = [encode(raw) for raw in raws]
-        middle = time.perf_counter()
-        for value in encoded:
-            decode(value)
-        times[view] = (middle - begin, time.perf_counter() - middle)
+        encoding = decoding = 0.0
+        for raw in raws:
+            begin = time.perf_counter()
+            encoded = encode(raw)
+            middle = time.perf_counter()
+            decode(encoded)
+            encoding, decoding = encoding + middle - begin, decoding + time.perf_counter() - middle
+        times[view] = encoding, decoding
         print(f"{view:>14}: encode {times[view][0]:7.2f} s, decode {times[view][1]:6.2f} s", flush=True)
-    return times
+    return sum(map(len, raws)) / 1e6, times
 
 
 def build(corpus: list[str], out: Path, workers: int) -> dict[str, Any]:
@@ -70,7 +72,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", help="a folder of code (the interpreter's own standard library)")
     parser.add_argument("--workers", default="1 2", help='worker counts to compare ("1 2")')
+    parser.add_argument("--set", type=Path, help="only the libraries, on the documents of this set with default views")
+    parser.add_argument("--every", type=int, default=1, help="with --set: only each so manieth document")
     options = parser.parse_args()
+    if options.set:
+        megabytes, times = bare_libraries(options.set, options.every)
+        encode, decode = (sum(pair[part] for pair in times.values()) for part in (0, 1))
+        print(f"{megabytes:.1f} MB; together: encode {encode:.2f} s, decode {decode:.2f} s, one core")
+        return
     corpus = [options.corpus] if options.corpus else [sysconfig.get_path("stdlib"), "--exclude", "site-packages"]
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}")
     with tempfile.TemporaryDirectory(prefix="byteproxy-bench-") as scratch:
@@ -79,7 +88,7 @@ def main() -> None:
         counts = ShardSet.open(any_set).manifest.splits.values()
         megabytes = sum(file.symbols["raw"] for files in counts for file in files) / 1e6
         print(f"{megabytes:.1f} MB of documents; the libraries alone, one core:")
-        libraries = sum(map(sum, bare_libraries(any_set).values()))
+        libraries = sum(map(sum, bare_libraries(any_set)[1].values()))
     print(f"the libraries together: {libraries:.2f} s, {1000 * libraries / megabytes:.1f} ms a MB\n")
     base = None
     for workers, report in reports.items():
