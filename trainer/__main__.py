@@ -61,15 +61,6 @@ beside gzip -9, zstd -19, brotli -11 and xz -9e on exactly the same.
   python -m trainer evaluate --run runs/stdlib-demo --as-compressor main.c
 """
 
-SAMPLE = """usage: python -m trainer sample --run RUN [--prompt TEXT] [--length N] [--temperature X] [--top-k N]
-                               [--top-p X] [--seed N] [--step N]
-
-Continue a prompt, byte by byte, until N bytes (default 400) or the end of the document. --temperature 0 takes the
-likeliest byte each time; the same seed gives the same text.
-
-  python -m trainer sample --run runs/stdlib-demo --prompt "def " --temperature 0.7
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Dispatch to a verb; returns the exit code."""
@@ -143,32 +134,9 @@ def evaluate(arguments: list[str]) -> int:
 
 def sample(arguments: list[str]) -> int:
     """The verb `sample`."""
-    defaults = {
-        "run": "",
-        "step": -1,
-        "prompt": "def ",
-        "length": 400,
-        "temperature": 0.8,
-        "top_k": 0,
-        "top_p": 0.95,
-        "seed": 0,
-    }
-    options = _options(arguments, SAMPLE, defaults)
-    if options is None:
-        return 0
-    from trainer.load import load_model
-    from trainer.sample import Display, Drawing, generate
+    from trainer.sample_cli import main as run_sample
 
-    drawing = Drawing(options["temperature"], options["top_k"], options["top_p"], options["seed"])
-    model, _, _ = load_model(Path(options["run"]), options["step"], needs_raw=True)
-    display = Display()
-    prompt = options["prompt"].encode("utf-8", "surrogateescape")
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    print(display.feed(prompt), end="", flush=True)
-    for byte in generate(model, prompt, options["length"], drawing):
-        print(display.feed(bytes([byte])), end="", flush=True)
-    print(display.feed(b"", final=True))
-    return 0
+    return run_sample(arguments, f"--run: the folder of a run expected{_runs_there_are()}")
 
 
 def plan(arguments: list[str]) -> int:

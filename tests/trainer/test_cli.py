@@ -1,5 +1,6 @@
 """The command line: it teaches, it errs in one line, it finds the newest set and its own runs."""
 
+import base64
 import json
 import os
 import subprocess
@@ -137,6 +138,43 @@ def test_sample_prints_the_prompt_and_the_same_text_for_the_same_seed(
         assert main(["sample", "--run", config.run, "--prompt", "class é", "--length", "40", "--seed", seed]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2] and texts[0].startswith("class é")
+
+
+def sampled(config: Config, *more: str, stdin: bytes = b"", **variables: str) -> "subprocess.CompletedProcess[bytes]":
+    arguments = [sys.executable, "-m", "trainer", "sample", "--run", config.run, "--length", "30", *more]
+    return subprocess.run(
+        arguments, input=stdin, capture_output=True, cwd=ROOT, env=os.environ | variables, timeout=240
+    )
+
+
+def test_prompts_of_a_file_are_answered_in_order_as_each_alone_and_no_compressor_is_there(
+    finished: tuple[Config, dict[str, Any]], tmp_path: Path
+) -> None:
+    config, _ = finished
+    for name in ("sentencepiece", "zstandard", "brotli", "deflate", "apache_beam"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    poisoned = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    prompts = [b"def f(", b"import os\nimport sys\n", b"\xff\xfe"]
+    encoded = base64.b64encode(prompts[2]).decode()
+    lines = b'"def f("\n\n{"prompt": "import os\\nimport sys\\n"}\n{"base64": "%s"}\n' % encoded.encode()
+    alone = [sampled(config, "--bytes", "--prompt", os.fsdecode(prompt), **poisoned).stdout for prompt in prompts]
+    for stdin in (lines, b"\0".join([*prompts, b""])):
+        done = sampled(config, "--prompts", "-", stdin=stdin, **poisoned)
+        assert done.returncode == 0, done.stderr
+        bodies = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [body["number"] for body in bodies] == [0, 1, 2]
+        found = [prompt + base64.b64decode(body["base64"]) for prompt, body in zip(prompts, bodies, strict=True)]
+        assert found == alone
+
+
+def test_stops_end_a_text_and_a_bad_line_of_prompts_is_named(finished: tuple[Config, dict[str, Any]]) -> None:
+    config, _ = finished
+    whole = sampled(config, "--bytes", "--temperature", "0", "--prompt", "de").stdout[2:]
+    cut = sampled(config, "--bytes", "--temperature", "0", "--prompt", "de", "--stop", "\x01", "--stop",
+                  os.fsdecode(whole[4:6])).stdout[2:]  # fmt: skip
+    assert len(whole) == 30 and cut == whole[: whole.index(whole[4:6])]
+    done = sampled(config, "--prompts", "-", stdin=b'"a"\nnot json\n')
+    assert done.returncode == 2 and done.stderr.startswith(b"error: -, line 2: b'not json' found, a JSON text")
 
 
 def test_a_model_without_raw_bytes_is_refused_by_evaluate_and_sample(tiny_config: Config) -> None:

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shards.errors import ByteproxyError
 from trainer.attention import document_attention, prepare_documents
 from trainer.config import Config
 from trainer.model import Model
-from trainer.sample import END, Display, Drawing, Sampler, draw, generate
+from trainer.sample import END, Display, Drawing, Sampler, draw, generate, generate_all, settle
 from trainer.specials import BOS, EOS, SPECIALS, opener
 
 TEXT = b"def f(x):\n    return x + 1\n" * 3
@@ -101,6 +103,69 @@ def test_generation_stops_where_the_document_is_closed(model: Model) -> None:
     with torch.no_grad():
         model.norm.weight.zero_()  # all logits equal: greedy takes the first that is allowed, the end
     assert bytes(generate(model, b"x", 50, Drawing(temperature=0.0))) == b""
+
+
+PROMPTS = [b"", b"def f(", b"\xff\x00", TEXT, b"x" * 250, b"x" * 270, b"x" * 271]
+
+
+@pytest.mark.parametrize("drawing", [Drawing(temperature=0.0), Drawing(seed=3), Drawing(seed=3, stop=(b"a", b"()"))])
+def test_each_of_many_ragged_prompts_comes_out_as_it_does_alone(model: Model, drawing: Drawing) -> None:
+    together: dict[int, bytes] = {}
+    for number, data, _ in generate_all(model, PROMPTS, 30, drawing):
+        together[number] = together.get(number, b"") + data
+    assert [together[number] for number in range(len(PROMPTS))] == [
+        bytes(generate(model, prompt, 30, drawing)) for prompt in PROMPTS
+    ]
+
+
+def test_a_rows_logits_are_the_same_bits_whatever_lies_in_the_others(model: Model) -> None:
+    found = []
+    for others in ([b"", b"", b""], [TEXT, b"abc", b"y" * 200]):
+        sampler = Sampler(model, 4)
+        logits = [sampler.prefill(b"def f(", 0)]
+        for row, text in enumerate(others, 1):
+            sampler.prefill(text, row)
+        for byte in b"x):\n":
+            logits.append(sampler.step_all([SPECIALS + byte, SPECIALS + 7, None, 70])[0])
+        found.append(torch.stack(logits))
+    assert torch.equal(*found)
+
+
+def test_greedy_with_the_cache_is_greedy_without(model: Model) -> None:
+    text = bytearray(TEXT)
+    for _ in range(30):
+        text.append(draw(full_forward(model, bytes(text))[-1], Drawing(temperature=0.0), torch.Generator()) - SPECIALS)
+    assert bytes(generate(model, TEXT, 30, Drawing(temperature=0.0))) == text[len(TEXT) :]
+
+
+@given(st.binary(max_size=30).map(lambda data: bytes(b % 3 for b in data)),
+       st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map(bytes), max_size=3))  # fmt: skip
+def test_a_text_ends_before_the_stop_that_is_first_complete_and_nothing_is_held_for_long(
+    data: bytes, stops: list[bytes]
+) -> None:
+    shown, held, stopped = b"", b"", False
+    for byte in data:
+        settled, held, stopped = settle(held + bytes([byte]), stops)
+        shown += settled
+        assert len(held) < max([1, *map(len, stops)])
+        if stopped:
+            break
+    ends = [(data.find(stop) + len(stop), -len(stop)) for stop in stops if stop in data]
+    assert stopped == bool(ends)
+    assert shown + held == (data[: sum(min(ends))] if ends else data)
+
+
+def test_how_a_text_ended_is_told(model: Model) -> None:
+    def ended(length: int, drawing: Drawing) -> tuple[bytes, str]:
+        events = list(generate_all(model, [b"def "], length, drawing))
+        return b"".join(data for _, data, _ in events), events[-1][2]
+
+    text, how = ended(20, Drawing(temperature=0.0))
+    assert (len(text), how) == (20, "length") and ended(0, Drawing()) == (b"", "length")
+    assert ended(20, Drawing(temperature=0.0, stop=(text[5:8],))) == (text[: text.index(text[5:8])], "stop")
+    with torch.no_grad():
+        model.norm.weight.zero_()
+    assert ended(20, Drawing(temperature=0.0)) == (b"", "document")
 
 
 def test_display_joins_characters_cut_between_calls_and_lets_no_control_through() -> None:
