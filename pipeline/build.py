@@ -1,8 +1,6 @@
 """A build from beginning to end: survey, fit, encode, publish. A killed one goes on from the files that each leaves."""
 
 import contextlib
-import errno
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +14,7 @@ from pipeline.cleaning.twins import SAMPLE, TwinIndex
 from pipeline.config import BuildConfig
 from pipeline.encode import EncodeTask, codec_seconds, libraries_of, load_codec_of, load_shards
 from pipeline.fit import choose_sample, fit_view, needs_fit, read_sample
-from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, tidy
+from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, say, tidy, to_go_on_from
 from pipeline.reading.detect import check_detector
 from pipeline.reading.faults import hint_of, stop_at_fault, stop_at_fault_of_set, stop_at_former_fault
 from pipeline.reading.fingerprint import content_fingerprint
@@ -69,17 +67,10 @@ def build(config: BuildConfig) -> int:
         fingerprint = inventory.content or inventory.fingerprint
         state = {"config": identity, "stages": stages, "fingerprint": fingerprint, "check": config.check}
         state["block_bytes"] = config.block_bytes
-        try:
+        with to_go_on_from(scratch, "stopped: the same command goes on from what is in"):
             if prepare(scratch, config.out, state):
-                _say("going on from where a former build of this set was stopped")
+                say("going on from where a former build of this set was stopped")
             Build(config, inventory, scratch).run()
-        except KeyboardInterrupt:
-            _say(f"stopped: the same command goes on from what is in {scratch.root}")
-            raise
-        except (ByteproxyError, OSError) as error:
-            if isinstance(error, ByteproxyError) or error.errno == errno.ENOSPC:
-                scratch.remove()  # it cannot be gone on from, or takes the space that is missing
-            raise
     return 0
 
 
@@ -287,7 +278,7 @@ class Build:
         """Say which rules of cleaning kept nothing or left out nothing: the one is an error, the other may be."""
         seen = self.scratch.survey("seen")
         for line in unhelpful(load_json(seen) if seen.exists() else {}, self._reasons()):
-            _say(f"warning: {line}")
+            say(f"warning: {line}")
 
     def _run(self, fill: Any, workers: int) -> None:
         run_graph(fill, self.scratch, self.config.runner, workers, self.config.beam_args)
@@ -303,7 +294,3 @@ def default_out(corpus: str) -> Path:
         corpus = corpus.removeprefix(SCHEME).rpartition("@")[0]
     name = corpus.partition("?")[0].rstrip("/").rpartition("/")[2] if is_remote(corpus) else Path(corpus).resolve().name
     return Path("data") / (stem_of(name) or "corpus")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -6,11 +6,13 @@ is ever removed: an OUT with other things in it is refused.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -204,6 +206,28 @@ def rejected_file(scratch: Scratch, part: Mapping[str, Any]) -> RejectedFile:
     with open_file(name_of(scratch.staged / part["path"])) as file:
         digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
         return RejectedFile(part["path"], part["rows"], file.tell(), digest)
+
+
+@contextmanager
+def to_go_on_from(scratch: Scratch, stopped: str) -> Iterator[None]:
+    """What lies in scratch stays for the same command to go on from, unless an error shows that it cannot be.
+
+    `stopped`: what to say of a Ctrl-C, before where the scratch is.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"{stopped} {scratch.root}")
+        raise
+    except (ByteproxyError, OSError) as error:
+        if isinstance(error, ByteproxyError) or error.errno == errno.ENOSPC:
+            scratch.remove()  # it cannot be gone on from, or takes the space that is missing
+        raise
+
+
+def say(text: str) -> None:
+    """A line for people, beside the results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _wait_for_orphans(scratch: Scratch) -> None:

@@ -55,7 +55,7 @@ class Bucket:
         """The whole of a small object, or None where there is none."""
 
         def whole() -> bytes:
-            with self._store.open_input_file(f"{self._root}/{name}") as source:
+            with self._store.open_input_file(self._path(name)) as source:
                 return source.read()
 
         try:
@@ -78,6 +78,11 @@ class Bucket:
         """One object (""; the URL itself), or None where there is none."""
         info = self._ask(f"{self.shown}/{name}", lambda: self._store.get_file_info(self._path(name)))
         return Entry(name, info.size or 0, info.mtime_ns or 0) if info.is_file else None
+
+    def exists(self, name: str) -> bool:
+        """Is there such an object, or any below this name?"""
+        info = self._ask(f"{self.shown}/{name}", lambda: self._store.get_file_info(self._path(name)))
+        return info.type != fs.FileType.NotFound
 
     def open(self, name: str) -> "RemoteFile":
         """An object to read at any place, each read a request. Raises FileNotFoundError."""
@@ -119,7 +124,7 @@ class Bucket:
         place, state = f"{self.shown}/{name}", sha256()
         file.seek(0)
         try:
-            source = self._ask(place, lambda: self._store.open_input_file(f"{self._root}/{name}"))
+            source = self._ask(place, lambda: self._store.open_input_file(self._path(name)))
             if (found := source.size()) != size:
                 return f"{found} bytes found, {size} expected by the manifest"
             for offset in range(0, size, CHUNK):

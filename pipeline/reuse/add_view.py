@@ -5,9 +5,7 @@ swapped. So a run that has the set open goes on undisturbed with the former file
 """
 
 import contextlib
-import errno
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,7 @@ from time import perf_counter
 from pipeline import graph
 from pipeline.encode import codec_seconds, load_codec_of, load_shard_facts
 from pipeline.fit import fit_view
-from pipeline.publish import SCRATCH, locked, prepare_beside, remove_drafts
+from pipeline.publish import SCRATCH, locked, prepare_beside, remove_drafts, say, to_go_on_from
 from pipeline.reporting.render import texts_of
 from pipeline.reporting.report import describe, load_report
 from pipeline.reuse.append import AppendTask, generation_of, versions_of
@@ -88,17 +86,10 @@ def _run(config: AddConfig, shard_set: ShardSet) -> None:
         "check": config.check,
         "block_bytes": config.block_bytes,
     }
-    try:
+    with to_go_on_from(scratch, "stopped: the set is as it was, and the same command goes on from what is in"):
         if prepare_beside(scratch, state):
-            _say("going on from where a former run was stopped")
+            say("going on from where a former run was stopped")
         _Adding(config, shard_set, scratch).run()
-    except KeyboardInterrupt:
-        _say(f"stopped: the set is as it was, and the same command goes on from what is in {scratch.root}")
-        raise
-    except (ByteproxyError, OSError) as error:
-        if isinstance(error, ByteproxyError) or error.errno == errno.ENOSPC:
-            scratch.remove()  # it cannot be gone on from, or takes the space that is missing
-        raise
 
 
 class _Adding:
@@ -204,7 +195,7 @@ class _Adding:
         try:
             former = load_report(self.config.folder)
         except ByteproxyError as error:
-            _say(f"no report is written: {error}")
+            say(f"no report is written: {error}")
             return {}
         counts = [
             load_json(self.scratch.shard_statistics(split, shard))
@@ -249,7 +240,3 @@ def _forget(scratch: Scratch, shard_set: ShardSet) -> None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         if all(name in shard_set.views for name, *_ in load_json(scratch.state)["add-view"]):
             scratch.remove()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,5 @@
 """Joins sets that have the same codecs into one: sorted by id, without copies, each document in the split it was in."""
 
-import errno
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +12,7 @@ import pyarrow as pa
 from pipeline import graph
 from pipeline.cleaning.dedup import bucket_count
 from pipeline.encode import load_shards
-from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, tidy
+from pipeline.publish import SCRATCH, finished_set, locked, prepare, publish, rejected_file, say, tidy, to_go_on_from
 from pipeline.reporting.render import texts_of
 from pipeline.reporting.report import Report, describe, load_report
 from pipeline.reporting.summary import summary
@@ -60,17 +58,10 @@ def merge(config: MergeConfig) -> int:
             return 0
         scratch = Scratch((config.out / SCRATCH).resolve())
         state = {"config": identity, "stages": stages, "block_bytes": config.block_bytes}
-        try:
+        with to_go_on_from(scratch, "stopped: the same command goes on from what is in"):
             if prepare(scratch, config.out, state):
-                _say("going on from where a former run was stopped")
+                say("going on from where a former run was stopped")
             _Merge(config, sets, identity, stages, scratch).run()
-        except KeyboardInterrupt:
-            _say(f"stopped: the same command goes on from what is in {scratch.root}")
-            raise
-        except (ByteproxyError, OSError) as error:
-            if isinstance(error, ByteproxyError) or error.errno == errno.ENOSPC:
-                scratch.remove()  # it cannot be gone on from, or takes the space that is missing
-            raise
     return 0
 
 
@@ -189,7 +180,7 @@ class _Merge:
         print(f"  each value was held against its checksum; to decode them: python -m shards verify {self.config.out}")
         share = report["splits"]["val"]["bytes"] / max(1, manifest.counts["bytes"])
         if share > VAL_MAX:
-            _say(f"note: val is {share:.1%} of the bytes; documents that the sets shared were mostly in train")
+            say(f"note: val is {share:.1%} of the bytes; documents that the sets shared were mostly in train")
 
     def manifest(self, task: MergeTask, found: int) -> Manifest:
         """The manifest of the merged set. Raises ByteproxyError if a document was lost."""
@@ -235,7 +226,3 @@ def _corpus_of(shard_set: ShardSet, other: str) -> list[str]:
         return load_report(shard_set.folder)["corpus"]
     except ByteproxyError:
         return [other]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -73,7 +73,7 @@ class RemotePath:
 
     def exists(self) -> bool:
         """Is there such an object, or any below it?"""
-        return self.bucket.entry(self.path) is not None or any(True for _ in self.bucket.names(self.path))
+        return self.bucket.exists(self.path)
 
     def is_file(self) -> bool:
         return self.bucket.entry(self.path) is not None
