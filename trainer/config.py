@@ -145,7 +145,7 @@ class Config:
 
 # Bodies of about the size that the name says (embeddings and heads come on top: 640 raw rows, and twice the view's).
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {"width": 192, "heads": 3, "kv_heads": 3, "mlp": 512, "steps": 2100, "batch_rows": 8, "optimizer": "muon",
+    "demo": {"width": 192, "heads": 3, "kv_heads": 3, "mlp": 512, "steps": 2000, "batch_rows": 8, "optimizer": "muon",
              "anneal": 0.6, "schedule": "wsd", "decay": 0.4, "lr_floor": 0.02, "eval_every": 700, "eval_bytes": 65536},
     "5m": {"width": 256, "layers": 6, "heads": 4, "kv_heads": 2, "mlp": 768, "steps": 5000, "context": 1024,
            "batch_rows": 16, "lr": 3e-3, "warmup_steps": 200, "checkpoint_every": 500, "eval_every": 500},
