@@ -134,6 +134,7 @@ class Read(beam.DoFn):
             results.append(TaggedOutput("seen", seen))
         return results
 
+    @relayed
     def finish_bundle(self) -> list[WindowedValue]:
         """Hand on the records that are held."""
         self.counter.flush()
