@@ -46,11 +46,19 @@ class Config:
     )
 
     mode: str = _say("proxy", "recipe: both views mixed, one view only, or both unpaired (parallel)", MODES)
-    view: str = _say("", "compressed view to train on; by default the set's first")
+    views: str = _say(
+        "", "compressed views to train on, with their shares of it: a:0.6,b:0.3; by default the set's first"
+    )
     rate: float = _say(0.9, "share of compressed streams in the steady phase")
+    rate_unit: str = _say(
+        "documents",
+        "what rates are shares of: documents laid out (streams; on average their bytes too), or symbols",
+        ("documents", "symbols"),
+    )
     rate_start: float = _say(0.4, "the same at step 0; it rises linearly during the translation warm-up")
     translation: float = _say(0.2, "first part of the steps, in which documents may hold both views")
-    anneal: float = _say(0.0, "last part of the steps, which trains on raw bytes alone")
+    pairs: float = _say(0.0, "share of documents that hold both views outside of that part too, annealing included")
+    anneal: float = _say(0.0, "last part of the steps, which trains on raw bytes, but for --pairs alone")
 
     steps: int = _say(1000, "optimizer steps")
     context: int = _say(512, "inputs a row")
@@ -102,7 +110,7 @@ class Config:
                 raise ByteproxyError(
                     f"{flag(field.name)}: {getattr(self, field.name)!r} found, one of {', '.join(choices)} expected"
                 )
-        for name in ("rate", "rate_start", "translation", "anneal", "decay", "lr_floor", "beta1", "beta2"):
+        for name in ("rate", "rate_start", "translation", "pairs", "anneal", "decay", "lr_floor", "beta1", "beta2"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, a number from 0 to 1 expected")
         for name in (
@@ -240,13 +248,10 @@ def known_key(key: str, place: str, known: Iterable[str]) -> None:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines `key: old → new` for what a resumed run may not change."""
-    fixed = [f.name for f in dataclasses.fields(Config) if not f.metadata["free"]]
-    absent = "(unset)"
-    return [
-        f"{flag(name)}: {old.get(name, absent)} → {new.get(name, absent)}"
-        for name in fixed
-        if old.get(name, absent) != new.get(name, absent)
-    ]
+    fixed = [field for field in dataclasses.fields(Config) if not field.metadata["free"]]
+    # a setting that did not exist yet was as its default is
+    values = [(f.name, old.get(f.name, f.default), new.get(f.name, f.default)) for f in fixed]
+    return [f"{flag(name)}: {before} → {after}" for name, before, after in values if before != after]
 
 
 def describe_fields(base: Config) -> str:

@@ -24,7 +24,7 @@ class Loader:
     """Iterate over the run's batches from `state` (None: the start) to its last step; a context manager.
 
     A batch is good until the next is asked for: its arrays are used again. `rank` of `ranks` gets its share of each
-    batch's rows; `report` is called with the fault of each document that `quarantine` masks.
+    batch's rows; `report` is called with the fault of each document that `quarantine` masks; `shares` as for Planner.
     """
 
     def __init__(
@@ -39,8 +39,9 @@ class Loader:
         ranks: int = 1,
         allocate: Allocate = np.zeros,
         report: Callable[[CorruptShard], None] | None = None,
+        shares: Sequence[float] = (),
     ) -> None:
-        self.planner = Planner(sources, views, config)
+        self.planner = Planner(sources, views, config, shares)
         self._state = PlanState.from_json(state) if isinstance(state, dict) else state or self.planner.initial()
         first, end = rows_of_rank(config.batch_rows, rank, ranks)
         self._builder = Builder(sources, self.planner.pointers, views, first, end - first, config.check, report)

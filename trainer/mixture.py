@@ -25,6 +25,7 @@ class Mixture:
     sets: list[ShardSet]
     sources: list[Source]
     views: list[View]
+    shares: list[float]  # of the views, where a document takes a compressed one
     digests: dict[str, str]
 
     @property
@@ -41,7 +42,8 @@ def open_mixture(config: Config) -> Mixture:
         home = cache / blake2b(location.encode(), digest_size=8).hexdigest() if cache else None
         sets.append(ShardSet.open(location, config.check != "off", home, config.cache_bytes))
         _check_window(sets[-1], location, config)
-    views = [] if config.mode == "bytes" else [sets[0].view(config.view or next(iter(sets[0].views), "sentencepiece"))]
+    wanted = {} if config.mode == "bytes" else parse_views(config.views or next(iter(sets[0].views), "sentencepiece"))
+    views = [sets[0].view(name) for name in wanted]
     for (location, _), shard_set in zip(parts[1:], sets[1:], strict=True):
         _check_views(views, shard_set, location, parts[0][0])
     identities = read_ids(Path(config.exclude)) if config.exclude else []
@@ -49,7 +51,7 @@ def open_mixture(config: Config) -> Mixture:
         Source(shard_set.split("train"), weight, _documents(shard_set, identities))
         for (_, weight), shard_set in zip(parts, sets, strict=True)
     ]
-    return Mixture(sets, sources, views, _digests(sets, views, identities))
+    return Mixture(sets, sources, views, list(wanted.values()), _digests(sets, views, identities))
 
 
 def parse_shards(text: str) -> list[tuple[str, float]]:
@@ -67,6 +69,23 @@ def parse_shards(text: str) -> list[tuple[str, float]]:
         if weight and float(weight) <= 0:
             raise ByteproxyError(f"--shards {part}: weight {weight} found, more than 0 expected")
         found.append((location, float(weight) if weight else 1.0))
+    return found
+
+
+def parse_views(text: str) -> dict[str, float]:
+    """`sentencepiece` or `sentencepiece:0.6,gzip:0.3`: views with their shares (1 where none is given)."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, colon, share = part.strip().partition(":")
+        try:
+            value = float(share) if colon else 1.0
+        except ValueError:
+            value = 0.0
+        if not name or not 0 < value < float("inf"):
+            raise ByteproxyError(f"--views {text!r}: {part!r} found, a view or view:share (over 0) expected")
+        if name in found:
+            raise ByteproxyError(f"--views {text!r}: {name} is there twice")
+        found[name] = value
     return found
 
 

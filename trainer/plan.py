@@ -150,6 +150,7 @@ class Planner:
         self._weights_S = weights / weights.sum()
         given = np.array(shares or [1.0] * len(views), np.float64)
         self._shares_V = np.cumsum(given / given.sum()) if len(given) else given
+        self._bytes_per_symbol = bytes_per_symbol(self.sources, names, shares)
         most = 2 * (self.row_tokens // (PAIR_OVERHEAD + END_OVERHEAD) + 1) + 1  # of an empty document's pairs
         self._pieces_PK = np.empty((config.batch_rows * most, PIECE_FIELDS), np.int64)
         self._lanes: tuple[PlanState, np.ndarray] | None = None  # the last state, and its lanes with all their fields
@@ -158,7 +159,7 @@ class Planner:
     def shortest_context(views: Sequence[View], config: PlanConfig) -> int:
         """Inputs a row needs: a pair between two neighbouring anchors must fit, with its sentinels."""
         gaps = [view.anchor_gap for view in views if view.anchor_gap is not None]
-        if config.mode != "proxy" or not config.translation or not gaps:
+        if config.mode != "proxy" or not (config.translation or config.pairs) or not gaps:
             return SHORTEST
         return 2 * max(gaps) + PAIR_OVERHEAD + END_OVERHEAD - 1
 
@@ -172,7 +173,7 @@ class Planner:
     def next(self, state: PlanState) -> tuple[Plan, PlanState]:
         """The next global batch, and the state after it."""
         full_RF = self._lanes[1] if self._lanes and self._lanes[0] is state else self._restore(state)
-        rates = rates_at(self.config, state.step)
+        rates = rates_at(self.config, state.step, self._bytes_per_symbol)
         unit = UNITS.index(self.config.mix_by)
         self._forget(state, rates.pairs)
         while True:
@@ -219,14 +220,14 @@ class Planner:
         for number, ahead in enumerate(self._ahead):
             ahead.clear(int(state.taken_S[number]))
         for lane in (lane for lane in lanes_RF if lane[place.NUMBER] >= 0):
-            rates = rates_at(self.config, int(lane[place.START]))
+            rates = rates_at(self.config, int(lane[place.START]), self._bytes_per_symbol)
             ahead = self._ahead[lane[place.SET]]
             records_DA, draws_D = ahead.look_up(int(lane[place.NUMBER]), 1, rates.pairs)
             place.open_document(lane, records_DA[0], draws_D[0], self._numbers(rates), self._shares_V)
         return lanes_RF
 
     def _numbers(self, rates: Rates) -> tuple[float, float, bool]:
-        return rates.compressed, rates.pair_probability, self.config.mode == "parallel"
+        return rates.compressed, rates.pair, self.config.mode == "parallel"
 
     def _forget(self, state: PlanState, pairs: bool) -> None:
         """Let go of documents that are behind every lane; look again where pairs have come into force since."""
@@ -238,5 +239,19 @@ class Planner:
         ordinal, view = int(lane[place.L_ORDINAL]), self.views[lane[place.VIEW] - 1].name
         return ByteproxyError(
             f"{self.sources[lane[place.SET]].split.place(ordinal)[0]}, document {ordinal}: the anchors of view {view} "
-            f"are further apart than a row of {self.config.context} holds. Give a larger --context, or --translation 0"
+            f"are further apart than a row of {self.config.context} holds. Give a larger --context, or "
+            "--translation 0 and --pairs 0"
         )
+
+
+def bytes_per_symbol(sources: Sequence[Source], views: Sequence[str], shares: Sequence[float] = ()) -> float:
+    """Bytes of text a compressed symbol, over the sets by weight and the views by share; 1 where there is no view."""
+    if not views:
+        return 1.0
+    weights = [source.weight for source in sources]
+    symbols = 0.0
+    for view, share in zip(views, shares or [1.0] * len(views), strict=True):
+        for source, weight in zip(sources, weights, strict=True):
+            counts = {name: sum(file.symbols[name] for file in source.split.files) for name in ("raw", view)}
+            symbols += share * weight * counts[view] / max(counts["raw"], 1)
+    return sum(shares or [1.0] * len(views)) * sum(weights) / max(symbols, 1e-9)

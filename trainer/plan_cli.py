@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         raise ByteproxyError("--shards: the folder of a shard set expected")
     count, ranks = (_whole(extra, name, default) for name, default in (("count", config.steps), ("ranks", 1)))
     mixture = open_mixture(config)
-    planner = Planner(mixture.sources, mixture.views, config)
+    planner = Planner(mixture.sources, mixture.views, config, mixture.shares)
     state = _state(Path(extra["from_state"])) if "from_state" in extra else planner.initial()
     names = ["raw", *(view.name for view in mixture.views)]
     if not as_json:

@@ -1,8 +1,8 @@
 """Which views of a document are trained on, by step: the proxy-compression recipe as a function without state.
 
 The draw of a document is a hash of (seed, epoch, id), against the rates of the step its first row is built for, so it
-does not depend on workers, prefetch depth or resumes. Rates are shares of *streams* (a pair is two streams) and move
-with the optimizer's steps.
+does not depend on workers, prefetch depth or resumes. Rates are shares of *streams* (a pair is two streams), or by
+`rate_unit` of symbols, and move with the optimizer's steps.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,10 @@ class Schedule(Protocol):
     def translation(self) -> float: ...
     @property
     def anneal(self) -> float: ...
+    @property
+    def pairs(self) -> float: ...
+    @property
+    def rate_unit(self) -> str: ...
 
 
 # How a document is laid out. Integers, for compiled code.
@@ -39,32 +43,48 @@ PARALLEL = 4  # both views, as two documents that cannot see each other
 
 @dataclass(frozen=True)
 class Rates:
-    """The share of compressed streams, and whether documents may hold both views."""
+    """The share of compressed streams, and the probability of a document to hold both views."""
 
     compressed: float
-    pairs: bool
+    pair: float = 0.0
 
     @property
-    def pair_probability(self) -> float:
-        """Of a document to hold a pair, such that the share of compressed streams stays `compressed`."""
-        if not self.pairs:
-            return 0.0
-        x = self.compressed
-        return 1 / x - 1 if x > 0.5 else x / (1 - x)
+    def pairs(self) -> bool:
+        """Whether documents may hold both views."""
+        return self.pair > 0.0
 
 
-def rates_at(config: Schedule, step: int) -> Rates:
-    """The rates in force at an optimizer step, by mode; `proxy` is translation warm-up, steady phase, annealing."""
+def most_pairs(compressed: float) -> float:
+    """The largest probability of a pair at which the share of compressed streams can still be `compressed`."""
+    return 1 / compressed - 1 if compressed > 0.5 else compressed / (1 - compressed)
+
+
+def stream_rate(rate: float, bytes_per_symbol: float) -> float:
+    """The share of compressed streams at which a share `rate` of all *symbols* is compressed.
+
+    Streams of either view come from the same documents, so on average a compressed one has that many fewer symbols.
+    """
+    return rate * bytes_per_symbol / (rate * bytes_per_symbol + 1 - rate)
+
+
+def rates_at(config: Schedule, step: int, bytes_per_symbol: float = 1.0) -> Rates:
+    """The rates in force at an optimizer step, by mode; `proxy` is translation warm-up, steady phase, annealing.
+
+    `bytes_per_symbol`: what the run's views make of the set, which shares of symbols are turned into shares of streams
+    by. Outside the warm-up a share `pairs` of the documents holds both views, annealing not excepted.
+    """
     if config.mode == "bytes":
-        return Rates(0.0, False)
+        return Rates(0.0)
     if config.mode == "tokens":
-        return Rates(1.0, False)
+        return Rates(1.0)
     warm, cold = round(config.translation * config.steps), config.steps - round(config.anneal * config.steps)
     if step >= cold:
-        return Rates(0.0, False)
-    if step < warm:
-        return Rates(config.rate_start + (config.rate - config.rate_start) * step / warm, True)
-    return Rates(config.rate, False)
+        return Rates(config.pairs / (1 + config.pairs), config.pairs)
+    rate = config.rate_start + (config.rate - config.rate_start) * step / warm if step < warm else config.rate
+    if config.rate_unit == "symbols":
+        rate = stream_rate(rate, bytes_per_symbol)
+    most = most_pairs(rate)
+    return Rates(rate, most if step < warm else min(config.pairs, most))
 
 
 @njit(cache=True, nogil=True)
@@ -77,6 +97,5 @@ def layout_of(draw, compressed, pair):  # type: ignore[no-untyped-def]
     uniform = np.float64(draw >> np.uint64(11)) * 2.0**-53
     if uniform < pair:
         return PAIR_RAW_FIRST if draw & np.uint64(1) else PAIR_COMPRESSED_FIRST
-    # Of the rest: with pairs, only the view that is in the majority remains; without, the rate itself.
-    single = compressed > 0.5 if pair > 0.0 else uniform < compressed
-    return COMPRESSED if single else RAW
+    # Of 1 + pair streams a document, a share `compressed` shall be: those in pairs, and as many more alone.
+    return COMPRESSED if uniform < compressed * (1.0 + pair) else RAW

@@ -103,7 +103,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
 
     with (
         Loader(mixture.sources, mixture.views, config, planned, config.prefetch, rank=ranks.rank, ranks=ranks.ranks,
-               allocate=allocator(config), report=console.quarantined) as batches,
+               allocate=allocator(config), report=console.quarantined, shares=mixture.shares) as batches,
         Metrics(run, views, step, not ranks.is_first, watchers) as metrics,
         stop_signals() as received,
     ):  # fmt: skip

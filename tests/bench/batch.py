@@ -36,7 +36,7 @@ def profile(shards: str, mode: str, context: int, rows: int) -> dict[str, float]
     })  # fmt: skip
     mixture = open_mixture(config)
     spent: dict[str, float] = {}
-    with Loader(mixture.sources, mixture.views, config, None, 0) as loader:
+    with Loader(mixture.sources, mixture.views, config, None, 0, shares=mixture.shares) as loader:
         stream = iter(loader)
         for _ in range(WARM):
             next(stream)
@@ -44,7 +44,7 @@ def profile(shards: str, mode: str, context: int, rows: int) -> dict[str, float]
         for _ in range(TIMED):
             next(stream)
         whole = time.perf_counter() - begun
-    with Loader(mixture.sources, mixture.views, config, None, 0) as loader:
+    with Loader(mixture.sources, mixture.views, config, None, 0, shares=mixture.shares) as loader:
         stream = iter(loader)
         for _ in range(WARM):
             next(stream)

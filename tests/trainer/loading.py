@@ -11,7 +11,7 @@ from trainer.plan import Planner, PlanState
 
 def views_of(shard_set: ShardSet, config: Any) -> list[View]:
     """The view that a run with this config trains on."""
-    return [] if config.mode == "bytes" else [shard_set.view(config.view or next(iter(shard_set.views)))]
+    return [] if config.mode == "bytes" else [shard_set.view(config.views or next(iter(shard_set.views)))]
 
 
 def planner_of(shard_set: ShardSet, config: Any) -> Planner:

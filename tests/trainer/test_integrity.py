@@ -18,7 +18,7 @@ from trainer.ahead import Source
 from trainer.loader import Loader
 
 # What training reads of a document: values, lengths, starts, sums and anchors. Both views, or pairs for the anchors.
-BOTH = PlanSettings(mode="parallel", view="sentencepiece", context=600, batch_rows=2, steps=1000)
+BOTH = PlanSettings(mode="parallel", views="sentencepiece", context=600, batch_rows=2, steps=1000)
 PAIRS = replace(BOTH, mode="proxy", translation=1.0, rate=0.5, rate_start=0.5, anneal=0.0)
 COLUMNS = ["raw", "raw_len", "raw_start", "raw_sum", "sentencepiece", "sentencepiece_len", "sentencepiece_start"]
 COLUMNS += ["sentencepiece_sum", "sentencepiece_anchors", "sentencepiece_anchors_len", "sentencepiece_anchors_start"]

@@ -28,13 +28,15 @@ ARRAYS = ("ids_RT", "targets_RT", "counted_RT", "views_RT", "positions_RT", "cu_
 @dataclass(frozen=True)
 class PlanSettings:
     mode: str = "proxy"
-    view: str = ""
+    views: str = ""
     steps: int = 40
     seed: int = 0
     rate: float = 0.9
     rate_start: float = 0.4
     translation: float = 0.5
     anneal: float = 0.2
+    pairs: float = 0.0
+    rate_unit: str = "documents"
     context: int = 300
     batch_rows: int = 3
     shuffle_window: int = 0
@@ -73,7 +75,7 @@ def builder_of(planner: Planner, config: PlanSettings, rank: int = 0, ranks: int
 CONFIGS = st.builds(
     PlanSettings,
     mode=st.sampled_from(["proxy", "bytes", "tokens", "parallel"]),
-    view=st.sampled_from(["sentencepiece", "gzip"]),
+    views=st.sampled_from(["sentencepiece", "gzip"]),
     seed=st.integers(0, 1000),
     rate=st.sampled_from([0.5, 0.9, 1.0]),
     context=st.sampled_from([261, 262, 300, 301, 2000]),
@@ -223,7 +225,7 @@ def test_the_halves_of_every_pair_piece_decode_to_the_same_bytes(mixed: ShardSet
             raw = split.raw(first.ordinal)[slice(*spans[0])].tobytes()
             symbols = split.symbols(first.ordinal, views[0].name)[slice(*spans[1])]
             assert mixed.codec(views[0].name).decode(symbols) == raw
-    assert pairs or config.view == "gzip"  # whose pairs are whole documents, and seldom fit
+    assert pairs or config.views == "gzip"  # whose pairs are whole documents, and seldom fit
 
 
 def test_a_plan_is_a_pure_function_of_the_state(mixed: ShardSet) -> None:
@@ -243,7 +245,7 @@ def test_a_plan_is_a_pure_function_of_the_state(mixed: ShardSet) -> None:
 
 
 def test_a_document_without_inner_anchors_that_does_not_fit_takes_one_view_and_is_counted(mixed: ShardSet) -> None:
-    config = PlanSettings(view="gzip", translation=1.0)
+    config = PlanSettings(views="gzip", translation=1.0)
     split, unpaired = mixed.split("train"), 0
     for plan, batch, _ in batches(mixed, config):
         unpaired += batch.unpaired
@@ -345,7 +347,7 @@ def test_a_row_full_of_pairs_of_an_empty_document(mixed: ShardSet) -> None:
     split = mixed.split("train")
     empty = next(i for i in range(len(split)) if split.length("raw", i) == 0)
     source = Source(split, excluded=np.delete(np.arange(len(split)), empty))
-    config = PlanSettings(view="sentencepiece", translation=1.0, rate=0.5, rate_start=0.5, anneal=0.0, context=2000)
+    config = PlanSettings(views="sentencepiece", translation=1.0, rate=0.5, rate_start=0.5, anneal=0.0, context=2000)
     planner = Planner([source], views_of(mixed, config), config)
     plan, _ = planner.next(planner.initial())
     rows = [[piece for piece in plan.pieces if piece.row == row] for row in range(config.batch_rows)]

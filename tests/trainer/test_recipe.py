@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from trainer.recipe import COMPRESSED, PAIR_COMPRESSED_FIRST, PAIR_RAW_FIRST, RAW, layout_of, rates_at
+from trainer.recipe import COMPRESSED, PAIR_COMPRESSED_FIRST, PAIR_RAW_FIRST, RAW, layout_of, rates_at, stream_rate
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Schedule:
     rate_start: float = 0.4
     translation: float = 0.2
     anneal: float = 0.0
+    pairs: float = 0.0
+    rate_unit: str = "documents"
 
 
 def streams(layout: int) -> tuple[int, int]:
@@ -41,7 +43,7 @@ def test_single_view_modes() -> None:
 def test_the_share_of_compressed_streams_is_the_rate(rate: float, pairable: bool) -> None:
     """Whether documents can be paired or not; 20,000 draws, so the share is within 0.012 (3 sigma)."""
     rates = rates_at(Schedule(rate_start=rate, rate=rate, translation=1.0), 0)
-    pair = rates.pair_probability if pairable else 0.0
+    pair = rates.pair if pairable else 0.0
     draws = np.random.default_rng(0).integers(0, 2**64, 20_000, np.uint64)
     layouts = [layout_of(draw, rates.compressed, pair) for draw in draws]
     raw, compressed = map(sum, zip(*map(streams, layouts), strict=True))
@@ -53,8 +55,35 @@ def test_the_share_of_compressed_streams_is_the_rate(rate: float, pairable: bool
         assert first == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.parametrize(("anneal", "rate"), [(0.0, 0.9), (0.0, 0.3), (1.0, 0.9)])
+def test_pairs_throughout_come_at_their_share_and_the_share_of_compressed_streams_stays(
+    anneal: float, rate: float
+) -> None:
+    """Steady and annealing phases; an annealed document is raw, or a pair."""
+    rates = rates_at(Schedule(translation=0.0, rate=rate, pairs=0.05, anneal=anneal), 50)
+    draws = np.random.default_rng(1).integers(0, 2**64, 40_000, np.uint64)
+    layouts = [layout_of(draw, rates.compressed, rates.pair) for draw in draws]
+    pairs = sum(layout in (PAIR_RAW_FIRST, PAIR_COMPRESSED_FIRST) for layout in layouts)
+    assert pairs / len(draws) == pytest.approx(0.05, abs=0.004)
+    raw, compressed = map(sum, zip(*map(streams, layouts), strict=True))
+    wanted = 0.05 / 1.05 if anneal else rate
+    assert compressed / (raw + compressed) == pytest.approx(wanted, abs=0.008)
+    assert not anneal or COMPRESSED not in layouts
+
+
+def test_more_pairs_than_a_rate_leaves_room_for_are_as_many_as_it_does() -> None:
+    rates = rates_at(Schedule(translation=0.0, pairs=0.5), 0)
+    assert rates.pair == pytest.approx(1 / 0.9 - 1) and rates.compressed == 0.9
+
+
+def test_a_rate_of_symbols_becomes_the_rate_of_streams_that_gives_it() -> None:
+    rate = rates_at(Schedule(translation=0.0, rate=0.5, rate_unit="symbols"), 0, 3.0).compressed
+    assert rate == stream_rate(0.5, 3.0) == 0.75  # 3 of 4 streams, each with a third of the symbols
+    assert rates_at(Schedule(translation=0.0, rate=1.0, rate_unit="symbols"), 0, 3.0).compressed == 1.0
+
+
 def test_over_half_of_the_warm_ups_documents_are_pairs() -> None:
     """The published ramp, 0.4 to 0.9 over the first 20%: 54% of its documents."""
     config = Schedule(steps=1000)
-    share = sum(rates_at(config, step).pair_probability for step in range(200)) / 200
+    share = sum(rates_at(config, step).pair for step in range(200)) / 200
     assert share == pytest.approx(0.54, abs=0.01)

@@ -199,7 +199,7 @@ def test_two_recipes_train_at_once_from_one_read_only_set_and_leave_it_as_it_was
 
 @pytest.mark.parametrize("mode", ["bytes", "tokens", "parallel"])
 def test_every_mode_trains_and_tokens_claims_nothing_about_raw_bytes(mode: str, tiny_config: Config) -> None:
-    result = train(dataclasses.replace(tiny_config, mode=mode, steps=3, eval_every=1, view="gzip"))
+    result = train(dataclasses.replace(tiny_config, mode=mode, steps=3, eval_every=1, views="gzip"))
     assert set(result["symbols"]) == ({"raw"} if mode == "bytes" else {"raw", "gzip"})
     assert ("raw_bpb" in result) == ("sample" in result) == (mode != "tokens")
 
@@ -229,7 +229,7 @@ def test_another_set_is_refused_and_the_same_set_elsewhere_is_not(
 
 def test_what_a_set_cannot_give_is_one_clear_error_and_leaves_no_checkpoint(tiny_config: Config) -> None:
     for change, message in (
-        ({"view": "zstd"}, "has no view 'zstd'; it has sentencepiece, gzip"),
+        ({"views": "zstd"}, "has no view 'zstd'; it has sentencepiece, gzip"),
         ({"context": 100}, "context 100 is too short"),
         ({"shards": "/nowhere"}, "is no shard set"),
         ({"device": "cuda"}, "sees no CUDA device"),

@@ -50,7 +50,7 @@ def open_stream(source: Source, option: str, state: Any | None) -> Stream:
         "context": TOKENS - 1,
         "batch_rows": ROWS,
         "mode": MODES[option],
-        "view": VIEW,
+        "views": VIEW,
         "seed": SEED,
         "steps": pass_batches({variant: one["symbols"] for variant, one in described.items()}, option),
         "translation": 0.2,
