@@ -80,7 +80,9 @@ def test_training_and_sampling_load_no_codec_and_no_beam() -> None:
 
 
 def test_the_planner_loads_no_torch() -> None:
-    assert "torch" not in loaded_by("import trainer.plan, trainer.batch, trainer.loader, trainer.recipe")
+    assert "torch" not in loaded_by(
+        "import trainer.plan, trainer.batch, trainer.loader, trainer.recipe, trainer.counts"
+    )
 
 
 def test_the_pipeline_loads_no_torch_and_no_trainer() -> None:

@@ -1,17 +1,18 @@
 """What a report draws: a run's metrics as panels of lines. Needs neither torch nor a drawing library.
 
 A line has at most POINTS points; each is the exact mean over the steps that it stands for: nats over symbols, bits over
-bytes. FLOPs are counted by `training_flops`.
+bytes. FLOPs are counted by formula, see `counts`.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shards.errors import ByteproxyError
+from trainer.counts import training_flops
 
 POINTS = 200
 AXES = {"step": "steps", "symbols": "symbols trained on", "bytes": "bytes of text trained on", "flops": "FLOPs"}
@@ -80,20 +81,6 @@ def read_run(folder: Path) -> Run:
     tables = json.loads(states[-1].read_bytes()).get("tables", []) if states else []
     result = folder / "result.json"
     return Run(folder.name, config, entries, json.loads(result.read_bytes()) if result.exists() else {}, tables)
-
-
-def training_flops(config: Mapping[str, Any], tables: Sequence[int], symbols: Sequence[int]) -> int:
-    """Of a step: multiplications and additions of matrix products, forward and backward, 6 a weight and position.
-
-    6 * rows * context * (weights of the body's matrices + layers * heads * head_dim * context), where the last part is
-    causal attention (half of the square), and 6 * symbols * width * rows of the head, by view.
-    """
-    c = config
-    attention = c["width"] * c["head_dim"] * (2 * c["heads"] + 2 * c["kv_heads"])
-    body = c["layers"] * (attention + 3 * c["width"] * c["mlp"])
-    scores = c["layers"] * c["heads"] * c["head_dim"] * c["context"]
-    heads = sum(count * c["width"] * rows for count, rows in zip(symbols, tables, strict=True))
-    return 6 * (c["batch_rows"] * c["context"] * (body + scores) + heads)
 
 
 def progress(run: Run) -> dict[str, list[float]]:

@@ -154,11 +154,3 @@ def rotate(x_RTHD: Tensor, cos_RT1D: Tensor, sin_RT1D: Tensor) -> Tensor:
     """Rotate pairs made of a head's first and second half."""
     first, second = x_RTHD.chunk(2, -1)
     return torch.cat((first * cos_RT1D - second * sin_RT1D, second * cos_RT1D + first * sin_RT1D), -1)
-
-
-def count_parameters(config: Config, tables: Sequence[int]) -> dict[str, int]:
-    """Parameters by part, by formula: `body` (blocks and last norm), `embeddings`, `heads`."""
-    attention = config.width * config.head_dim * (2 * config.heads + 2 * config.kv_heads) + 2 * config.head_dim
-    block = attention + 3 * config.width * config.mlp + 2 * config.width
-    table = sum(tables) * config.width
-    return {"body": config.layers * block + config.width, "embeddings": table, "heads": table}

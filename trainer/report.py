@@ -11,6 +11,7 @@ from typing import Any
 from shards.errors import CorruptShard
 from trainer.batch import Batch
 from trainer.config import Config
+from trainer.counts import count_parameters, describe_counts
 from trainer.evaluate import table
 
 
@@ -51,14 +52,15 @@ class Console:
         self.bpb: float | None = None
         self.spent = 0.0
 
-    def opening(self, run: Path, parameters: dict[str, int], step: int, by_torch: str) -> None:
+    def opening(self, run: Path, tables: Sequence[int], step: int, by_torch: str) -> None:
         """What is about to be trained, and from where on."""
         c = self.config
         if self.quiet:
             return
-        sizes = " + ".join(f"{count / 1e6:.2f}M {part}" for part, count in parameters.items())
+        sizes = " + ".join(f"{count / 1e6:.2f}M {part}" for part, count in count_parameters(c, tables).items())
         print(f"{run}: {sizes} parameters; {c.mode}, {' + '.join(self.views)}, from {c.shards}")
         print(f"{c.steps} steps of {c.batch_rows} x {c.context} symbols, {c.dtype} on {c.device}, {c.threads} threads")
+        print("\n".join(describe_counts(c, tables)))
         if step:
             print(f"continuing after step {step}")
         if by_torch != version("torch"):

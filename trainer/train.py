@@ -32,7 +32,7 @@ from trainer.loader import Loader
 from trainer.loss import nats_by_view
 from trainer.metrics import Metrics
 from trainer.mixture import Mixture, describe, open_mixture
-from trainer.model import Model, count_parameters, table_rows
+from trainer.model import Model, table_rows
 from trainer.optim import (
     clip_gradients,
     learning_rate,
@@ -87,7 +87,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
         totals = Totals.from_json(state["totals"])
     step, planned = (state["step"], PlanState.from_json(state["planner"])) if state else (0, None)
     console = Console(config, views, totals, quiet=not ranks.is_first)
-    console.opening(run, count_parameters(config, tables), step, state["torch"] if state else torch.__version__)
+    console.opening(run, tables, step, state["torch"] if state else torch.__version__)
     console.say(describe(mixture, config))
 
     watchers = Watchers(config, run, step) if ranks.is_first else None

@@ -1,4 +1,4 @@
-"""Reports: curves are exact means, FLOPs are counted by hand, pages open offline, watchers get each step."""
+"""Reports: curves are exact means, pages open offline, watchers get each step."""
 
 import io
 import json
@@ -12,7 +12,7 @@ import pytest
 from shards.errors import ByteproxyError
 from trainer.__main__ import main
 from trainer.config import Config, make_config
-from trainer.curves import means, panels, progress, read_run, training_flops
+from trainer.curves import means, panels, progress, read_run
 from trainer.page import short, ticks
 from trainer.train import train
 
@@ -21,15 +21,6 @@ from trainer.train import train
 def finished(tiny_config: Config) -> Path:
     train(tiny_config)
     return Path(tiny_config.run)
-
-
-def test_flops_are_those_counted_by_hand() -> None:
-    config = {"width": 8, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 4, "mlp": 16, "context": 10,
-              "batch_rows": 3}  # fmt: skip
-    q, k, v, o, mlp = 8 * 8, 8 * 4, 8 * 4, 8 * 8, 3 * 8 * 16
-    causal = 2 * (2 * 4) * 10 / 2  # scores and sums over values, over half of the square
-    forward = 2 * 30 * 2 * (q + k + v + o + mlp + causal) + 2 * (20 * 8 * 320 + 7 * 8 * 576)
-    assert training_flops(config, [320, 576], [20, 7]) == 3 * forward
 
 
 def test_curves_are_exact_means_and_axes_running_sums(finished: Path) -> None:
