@@ -74,6 +74,9 @@ class Config:
     beta1: float = _say(0.9, "of AdamW")
     beta2: float = _say(0.95, "of AdamW")
     clip: float = _say(1.0, "largest norm of the gradient; 0: any")
+    z_loss: float = _say(
+        0.0, "weight of the squared log of the softmax's sum, which keeps logits from drifting; 0: none"
+    )
 
     width: int = _say(192, "of the residual stream")
     layers: int = _say(4, "transformer blocks")
@@ -129,7 +132,7 @@ class Config:
             if not getattr(self, name) > 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
         for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "eval_every", "eval_bytes",
-                     "prefetch", "clip", "weight_decay", "shuffle_window", "cache_bytes"):  # fmt: skip
+                     "prefetch", "clip", "z_loss", "weight_decay", "shuffle_window", "cache_bytes"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
         if self.mode == "proxy" and self.translation + self.anneal > 1:

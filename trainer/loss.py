@@ -3,6 +3,9 @@
 Only counted positions reach a head, and each only its own view's: the large head of a compressed view costs nothing at
 raw positions.
 
+With `z_loss` the gradients are those of nats + z_loss * log(sum of exp(logits))^2, over the same targets: it holds the
+softmax's sum near 1, on which nats do not depend. The figure stays the nats alone, to be compared between runs.
+
 Legend: N positions of a (micro-)batch, C counted ones of a view, W width, K rows of its table, V compressed views.
 """
 
@@ -22,20 +25,24 @@ def nats_by_view(model: Model, x_NW: Tensor, views_N: Tensor, targets_N: Tensor,
     nats = []
     for view, weight in enumerate(model.heads()):
         index_C = (counted_N & (views_N == view)).nonzero().squeeze(1)
-        nats.append(summed_nats(x_NW.index_select(0, index_C), weight, targets_N.index_select(0, index_C)))
+        x_CW, targets_C = x_NW.index_select(0, index_C), targets_N.index_select(0, index_C)
+        nats.append(summed_nats(x_CW, weight, targets_C, model.config.z_loss))
     return torch.stack(nats)
 
 
-def summed_nats(x_CW: Tensor, weight_KW: Tensor, targets_C: Tensor) -> Tensor:
-    """Cross-entropy of a linear head in nats, summed over positions: a float32 scalar. Logits in the dtype of x."""
-    return _HeadLoss.apply(x_CW, weight_KW, targets_C)
+def summed_nats(x_CW: Tensor, weight_KW: Tensor, targets_C: Tensor, z_loss: float = 0.0) -> Tensor:
+    """Cross-entropy of a linear head in nats, summed over positions: a float32 scalar. Logits in the dtype of x.
+
+    `z_loss` is in the gradients, not in the scalar.
+    """
+    return _HeadLoss.apply(x_CW, weight_KW, targets_C, z_loss)
 
 
 class _HeadLoss(torch.autograd.Function):
     """Works out loss and gradients chunk by chunk in the forward pass; the backward pass only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, x_CW: Tensor, weight_KW: Tensor, targets_C: Tensor) -> Tensor:
+    def forward(ctx: Any, x_CW: Tensor, weight_KW: Tensor, targets_C: Tensor, z_loss: float) -> Tensor:
         weight = weight_KW.to(x_CW.dtype)
         d_x, d_weight = torch.empty_like(x_CW), torch.zeros_like(weight_KW)
         nats = torch.zeros((), device=x_CW.device)
@@ -47,6 +54,8 @@ class _HeadLoss(torch.autograd.Function):
             total = logits.logsumexp(-1, keepdim=True)
             nats += (total - logits.gather(1, targets[:, None]))[:count].sum()
             d_logits = logits.sub_(total).exp_()  # softmax, less 1 at the target
+            if z_loss:
+                d_logits *= 1 + 2 * z_loss * total  # the derivative of total is the softmax too
             d_logits.scatter_add_(1, targets[:, None], d_logits.new_full((len(targets), 1), -1.0))
             d_logits[count:] = 0
             d_logits = d_logits.to(x.dtype)
@@ -56,6 +65,6 @@ class _HeadLoss(torch.autograd.Function):
         return nats
 
     @staticmethod
-    def backward(ctx: Any, d_nats: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, d_nats: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         d_x, d_weight = ctx.saved_tensors
-        return d_x * d_nats, d_weight * d_nats, None
+        return d_x * d_nats, d_weight * d_nats, None, None

@@ -1,5 +1,7 @@
 """The loss: nats by view equal a plain cross-entropy over the counted positions, with the same gradients."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,40 @@ def test_chunked_head_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> N
         torch.autograd.grad(found * 0.25, (x, weight)), torch.autograd.grad(expected * 0.25, (x, weight)), strict=True
     ):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("z_loss", [1e-4, 0.3])
+def test_z_loss_is_in_the_gradients_and_not_in_the_figure(monkeypatch: pytest.MonkeyPatch, z_loss: float) -> None:
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", 7 * 30)
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(50, 8, generator=generator), torch.randn(30, 8, generator=generator)
+    targets = torch.randint(0, 30, (50,), generator=generator)
+    found = loss.summed_nats(x.requires_grad_(), weight.requires_grad_(), targets, z_loss)
+    logits = x.double() @ weight.double().T
+    nats = nn.functional.cross_entropy(logits, targets, reduction="sum")
+    formula = nats + z_loss * logits.exp().sum(-1).log().square().sum()
+    assert torch.equal(found, loss.summed_nats(x, weight, targets))
+    torch.testing.assert_close(found.double(), nats, rtol=1e-6, atol=0)
+    mine, theirs = torch.autograd.grad(found * 0.25, (x, weight)), torch.autograd.grad(formula * 0.25, (x, weight))
+    torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_a_config_with_z_loss_adds_it_for_every_counted_target_of_each_view(
+    tiny_set: ShardSet, tiny_config: Config
+) -> None:
+    with loader_of(tiny_set, tiny_config) as loader:
+        batch = next(iter(loader))[0]
+    plain, with_z = (Model(dataclasses.replace(tiny_config, z_loss=weight), table_rows([512])) for weight in (0.0, 0.5))
+    assert torch.equal(*(backward(model, batch, 2) for model in (plain, with_z)))
+    # the blocks are the identity as yet: see the test below
+    views, ids = torch.from_numpy(batch.views_RT).long(), torch.from_numpy(batch.ids_RT).long()
+    x, counted = plain.norm(plain.embed(ids, views)), torch.from_numpy(batch.counted_RT)
+    for view in (0, 1):
+        totals = plain.logits(x[counted & (views == view)], view).logsumexp(-1)
+        (0.5 * totals.square().sum() / int(batch.symbols.sum())).backward(retain_graph=True)
+    for name in ("lm_head.0.weight", "lm_head.1.weight", "embed_tokens.0.weight", "embed_tokens.1.weight"):
+        expected, found = plain.get_parameter(name).grad, with_z.get_parameter(name).grad
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_no_position_of_a_view_costs_no_nats_and_gives_zero_gradients() -> None:
