@@ -85,6 +85,11 @@ class Config:
     head_dim: int = _say(64, "width of a head")
     mlp: int = _say(512, "hidden width of the SwiGLU layer")
     rope_theta: float = _say(10000.0, "base of the rotary position embedding")
+    qk_norm: bool = _say(True, "norm queries and keys, as Qwen3 does; a model without it cannot be exported")
+    tie: bool = _say(False, "let each view's head be its embedding table: fewer parameters")
+    joint_head: bool = _say(
+        False, "one softmax over the tables of all views, instead of one for each: the paper's, slower"
+    )
 
     checkpoint_every: int = _say(200, "steps between checkpoints; one is always written at the end", free=True)
     keep: int = _say(2, "checkpoints to keep; 0: all", free=True)

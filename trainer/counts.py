@@ -13,10 +13,10 @@ FLOAT = 4  # bytes: weights, gradients and the optimizer's state are float32 wha
 
 def count_parameters(config: Config, tables: Sequence[int]) -> dict[str, int]:
     """Parameters by part: `body` (blocks and last norm), `embeddings`, `heads`."""
-    gains = 2 * config.head_dim + 2 * config.width
+    gains = (2 * config.head_dim if config.qk_norm else 0) + 2 * config.width
     table = sum(tables) * config.width
     body = _matrices(vars(config)) + config.layers * gains + config.width
-    return {"body": body, "embeddings": table, "heads": table}
+    return {"body": body, "embeddings": table, "heads": 0 if config.tie else table}
 
 
 def flops_by_part(config: Mapping[str, Any], tables: Sequence[int], symbols: Sequence[int]) -> dict[str, int]:
@@ -24,11 +24,13 @@ def flops_by_part(config: Mapping[str, Any], tables: Sequence[int], symbols: Seq
 
     `body`: 6 * rows * context * weights of its matrices. `attention`: 6 * rows * context * layers * heads * head_dim *
     context, which is causal (half of the square) over rows of one document each; what boundaries save is not taken off.
-    `heads`: 6 * symbols * width * rows of the table, by view, as only counted targets reach a head.
+    `heads`: 6 * symbols * width * rows of the table, by view, as only counted targets reach a head; of all tables where
+    the head is a joint one.
     """
     c = config
     positions = c["batch_rows"] * c["context"]
-    heads = sum(count * c["width"] * rows for count, rows in zip(symbols, tables, strict=True))
+    rows_V = [sum(tables)] * len(tables) if c.get("joint_head") else tables
+    heads = sum(count * c["width"] * rows for count, rows in zip(symbols, rows_V, strict=True))
     return {
         "body": 6 * positions * _matrices(c),
         "attention": 6 * positions * c["layers"] * c["heads"] * c["head_dim"] * c["context"],
@@ -43,7 +45,9 @@ def training_flops(config: Mapping[str, Any], tables: Sequence[int], symbols: Se
 
 def most_flops(config: Config, tables: Sequence[int]) -> dict[str, int]:
     """Of a step in which every position is scored by the largest head: how many a view gets is not known before."""
-    return flops_by_part(vars(config), [max(tables)], [config.batch_rows * config.context])
+    return flops_by_part(
+        vars(config), [sum(tables) if config.joint_head else max(tables)], [config.batch_rows * config.context]
+    )
 
 
 def memory_bytes(config: Config, tables: Sequence[int]) -> dict[str, int]:

@@ -44,7 +44,7 @@ WEIGHTS, ORIGIN = "model.safetensors", "export.json"
 QWEN3 = {
     "width": "hidden_size", "mlp": "intermediate_size", "layers": "num_hidden_layers", "heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads", "head_dim": "head_dim", "context": "max_position_embeddings",
-    "rope_theta": "rope_theta",
+    "rope_theta": "rope_theta", "tie": "tie_word_embeddings",
 }  # fmt: skip
 TOLERANCE = 1e-4  # of logits, which are a few units large
 _PROBE = bytes(range(256)) + "def f(x):\n    return 'é'\n".encode()
@@ -104,7 +104,7 @@ def qwen3_config(config: Config, dtype: str) -> dict[str, Any]:
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "vocab_size": RAW_ROWS,
         **{theirs: getattr(config, ours) for ours, theirs in QWEN3.items()},
         "hidden_act": "silu", "rms_norm_eps": EPSILON, "attention_bias": False, "attention_dropout": 0.0,
-        "tie_word_embeddings": False, "rope_scaling": None, "use_sliding_window": False, "sliding_window": None,
+        "rope_scaling": None, "use_sliding_window": False, "sliding_window": None,
         "initializer_range": 0.02, "use_cache": True, "torch_dtype": dtype,
         "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": [closer(0), EOS],
     }  # fmt: skip
@@ -122,7 +122,10 @@ def check(model: Model, folder: Path) -> None:
     plain = Model(make_config({ours: body[theirs] for ours, theirs in QWEN3.items()}), [body["vocab_size"]])
     names = {f"model.{name}": name for name, _ in plain.named_parameters()}
     names |= {"model.embed_tokens.weight": "embed_tokens.0.weight", "lm_head.weight": "lm_head.0.weight"}
-    plain.load_state_dict({names[name]: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()})
+    weights = {names[name]: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    if plain.config.tie:
+        weights["lm_head.0.weight"] = weights["embed_tokens.0.weight"]
+    plain.load_state_dict(weights)
     if (off := float((_logits(plain) - _logits(model)).abs().max())) > TOLERANCE:
         raise ByteproxyError(_refusal(model, f"as Qwen3 its logits are off by {off:.3g}"))
 
@@ -160,7 +163,8 @@ def _refusal(model: Model, found: str) -> str:
 
 def _tables(model: Model, views: list[str]) -> Iterator[tuple[str, int]]:
     """Parameters of embedding and head by view; the views' names are those of the run."""
-    yield from ((view, 2 * rows * model.config.width) for view, rows in zip(views, model.tables, strict=True))
+    each = (1 if model.config.tie else 2) * model.config.width
+    yield from ((view, rows * each) for view, rows in zip(views, model.tables, strict=True))
 
 
 def _already(out: Path, origin: dict[str, Any]) -> dict[str, Any]:

@@ -41,5 +41,7 @@ def load_model(
     set_up_torch(config)
     model = Model(config, state["tables"], DTYPES[config.dtype])
     weights = checkpoint.read_tensors(folder, checkpoint.MODEL, dict(model.named_parameters()))
-    model.load_state_dict(weights)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
     return model.to(config.device), state, folder

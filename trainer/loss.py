@@ -1,7 +1,7 @@
 """The loss: summed nats over counted targets, by view. What is trained on is their sum over the global batch's count.
 
 Only counted positions reach a head, and each only its own view's: the large head of a compressed view costs nothing at
-raw positions.
+raw positions. A joint head, one softmax over the rows of all views, is the exception.
 
 With `z_loss` the gradients are those of nats + z_loss * log(sum of exp(logits))^2, over the same targets: it holds the
 softmax's sum near 1, on which nats do not depend. The figure stays the nats alone, to be compared between runs.
@@ -22,11 +22,14 @@ SHAPE_STEP = 128  # positions are padded to a multiple: the CPU compiles, and ke
 
 def nats_by_view(model: Model, x_NW: Tensor, views_N: Tensor, targets_N: Tensor, counted_N: Tensor) -> Tensor:
     """Cross-entropy in nats, summed over the counted targets of each view: (V + 1,) float32."""
-    nats = []
-    for view, weight in enumerate(model.heads()):
+    weights, first, nats = model.heads(), 0, []
+    joint_KW = torch.cat(weights) if model.config.joint_head else None
+    for view, weight_KW in enumerate(weights):
         index_C = (counted_N & (views_N == view)).nonzero().squeeze(1)
         x_CW, targets_C = x_NW.index_select(0, index_C), targets_N.index_select(0, index_C)
-        nats.append(summed_nats(x_CW, weight, targets_C, model.config.z_loss))
+        if joint_KW is not None:
+            weight_KW, targets_C, first = joint_KW, targets_C + first, first + len(weight_KW)
+        nats.append(summed_nats(x_CW, weight_KW, targets_C, model.config.z_loss))
     return torch.stack(nats)
 
 

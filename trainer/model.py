@@ -60,7 +60,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.width, config.kv_heads * config.head_dim)
         self.v_proj = Linear(config.width, config.kv_heads * config.head_dim)
         self.o_proj = Linear(config.heads * config.head_dim, config.width)
-        self.q_norm, self.k_norm = RMSNorm(config.head_dim), RMSNorm(config.head_dim)
+        self.q_norm, self.k_norm = (RMSNorm(config.head_dim) if config.qk_norm else nn.Identity() for _ in range(2))
 
     def forward(self, x_RTW: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         q_RTHD, k_RTGD, v_RTGD = (
@@ -106,6 +106,9 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width)
         self.lm_head = nn.ModuleList(Linear(config.width, rows) for rows in tables)
+        if config.tie:
+            for head, table in zip(self.lm_head, self.embed_tokens, strict=True):
+                head.weight = table.weight
         self.initialise(config.seed)
 
     def initialise(self, seed: int) -> None:
@@ -139,7 +142,10 @@ class Model(nn.Module):
         return [head.weight for head in self.lm_head]  # type: ignore[misc]
 
     def logits(self, x_NW: Tensor, view: int) -> Tensor:
-        """Predictions of the head of a view (0: raw), (N, K of the view), float32."""
+        """Predictions of the head of a view (0: raw), (N, K of the view), float32.
+
+        A joint softmax is cut down to the view's own rows: a reader of bytes knows that bytes follow.
+        """
         return self.lm_head[view](x_NW).float()
 
 
