@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -41,7 +42,8 @@ class Loader:
         report: Callable[[CorruptShard], None] | None = None,
         shares: Sequence[float] = (),
     ) -> None:
-        self.planner = Planner(sources, views, config, shares)
+        self.new_planner = partial(Planner, sources, views, config, shares)  # another that plans the same
+        self.planner = self.new_planner()
         self._state = PlanState.from_json(state) if isinstance(state, dict) else state or self.planner.initial()
         first, end = rows_of_rank(config.batch_rows, rank, ranks)
         self._builder = Builder(sources, self.planner.pointers, views, first, end - first, config.check, report)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
+from trainer.guard import Guard, Unsound
 from trainer.watch import Watchers
 
 FILE = "metrics.jsonl"
@@ -36,16 +36,27 @@ def step_figures(
 
 
 class Metrics:
-    """Appends to the file; `resume` steps are kept of what is there. `quiet`: does nothing, on ranks but the first."""
+    """Appends to the file; `resume` steps are kept of what is there. `quiet`: does nothing, on ranks but the first.
+
+    `guard` judges each step before it is written, and has seen the steps that are kept.
+    """
 
     def __init__(
-        self, run: Path, views: Sequence[str], resume: int, quiet: bool = False, watchers: Watchers | None = None
+        self,
+        run: Path,
+        views: Sequence[str],
+        resume: int,
+        guard: Guard,
+        quiet: bool = False,
+        watchers: Watchers | None = None,
     ) -> None:
-        self.path, self.views, self.quiet, self.watchers = run / FILE, views, quiet, watchers
+        self.path, self.views, self.guard, self.quiet, self.watchers = run / FILE, views, guard, quiet, watchers
         self._waiting: list[tuple[dict[str, Any], np.ndarray, np.ndarray, Tensor]] = []
         if quiet:
             return
         kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] <= resume]
+        for line in kept:
+            guard.learn(json.loads(line))
         write_atomically(self.path, b"".join(kept))
         self._file = self.path.open("ab")
 
@@ -58,18 +69,21 @@ class Metrics:
     def flush(self, last: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Write the queued steps out and return them; `last` goes onto the last of them.
 
-        Raises ByteproxyError at the first step whose loss or gradient is not finite; steps before it are written.
+        Raises Unsound at the first step that the guard refuses; steps before it are written.
         """
         if not self._waiting:
             return []
         rows = torch.stack([measured for *_, measured in self._waiting]).tolist()
         entries: list[dict[str, Any]] = []
-        bad: dict[str, Any] | None = None
+        unsound: Unsound | None = None
         for (plain, symbols, raw_bytes, _), (*nats, norm) in zip(self._waiting, rows, strict=True):
-            entries.append(plain | step_figures(self.views, symbols, raw_bytes, nats) | {"grad_norm": norm})
-            if not np.isfinite(entries[-1]["loss"] + norm):
-                bad = entries.pop()
+            entry = plain | step_figures(self.views, symbols, raw_bytes, nats) | {"grad_norm": norm}
+            try:
+                self.guard.check(entry)
+            except Unsound as error:
+                unsound = error
                 break
+            entries.append(entry)
         if entries:
             entries[-1] |= last or {}
         self._file.write(b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
@@ -78,8 +92,8 @@ class Metrics:
             for entry in entries:
                 self.watchers.step(entry)
         self._waiting = []
-        if bad:
-            raise ByteproxyError(_not_finite(bad))
+        if unsound:
+            raise unsound
         return entries
 
     def sync(self) -> None:
@@ -101,11 +115,3 @@ def whole_lines(path: Path) -> list[bytes]:
     if not path.exists():
         return []
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-
-
-def _not_finite(entry: dict[str, Any]) -> str:
-    losses = ", ".join(f"{key} {value:.4g}" for key, value in entry.items() if key.startswith("loss"))
-    return (
-        f"step {entry['step']}: loss or gradient is not finite ({losses}, grad_norm {entry['grad_norm']:.4g}, "
-        f"lr {entry['lr']:.3g}). Checkpoints from before it are kept; start a new run with a lower --lr or --clip"
-    )

@@ -3,6 +3,7 @@
 RUN/
   config.json         every setting, resolved          metrics.jsonl    one object a step
   checkpoints/        the last few, see checkpoint.py  result.json      the final figures; its presence says: done
+  guard-<step>.json   of a run that guard.py stopped: what that step read
 On the CPU a run is a function of its config and the shard set alone, through any number of kills and resumes.
 """
 
@@ -28,6 +29,7 @@ from trainer.batch import Batch
 from trainer.config import Config, differences
 from trainer.distributed import ALONE, Ranks, joined
 from trainer.feed import rows_of
+from trainer.guard import Guard, Unsound, with_report
 from trainer.loader import Loader
 from trainer.loss import nats_by_view
 from trainer.metrics import Metrics
@@ -104,11 +106,12 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
     with (
         Loader(mixture.sources, mixture.views, config, planned, config.prefetch, rank=ranks.rank, ranks=ranks.ranks,
                allocate=allocator(config), report=console.quarantined, shares=mixture.shares) as batches,
-        Metrics(run, views, step, not ranks.is_first, watchers) as metrics,
+        Metrics(run, views, step, Guard(views, config.spike), not ranks.is_first, watchers) as metrics,
         stop_signals() as received,
     ):  # fmt: skip
         console.begin()
-        for batch, planned in batches:  # noqa: B007  `save` closes over it
+        sound = planned  # the state after the last step that the guard has seen
+        for batch, planned in batches:
             rate = learning_rate(config, step)
             set_learning_rate(optimizers, rate)
             stopping = add_up(batch, bool(received), ranks)
@@ -132,7 +135,13 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
                     val = mixture.first.split("val")
                     found = evaluate.score(model, val, config.pass_rows, config.context, config.eval_bytes)
                     held_out = {"val_bpb": found.bits_per_byte}
-                console.line(metrics.flush(held_out))
+                try:
+                    console.line(metrics.flush(held_out))  # before `save`: no unsound step's weights are kept
+                except Unsound as unsound:
+                    batches.close()  # from here on this thread alone reads the sets
+                    planner = batches.new_planner()
+                    raise with_report(unsound, run, views, planner, sound or planner.initial()) from None
+                sound = planned
             if saving and ranks.is_first:
                 save()
             if looking or saving:
