@@ -83,9 +83,14 @@ def save(
     return final
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the last `keep` checkpoints (0: none). Renamed first, so that none is ever seen half removed."""
+def prune(run: Path, keep: int, every: int = 0) -> None:
+    """Remove all but the last `keep` checkpoints (0: none) and those of each `every` steps (0: no others).
+
+    Renamed first, so that none is ever seen half removed.
+    """
     for step in steps_of(run)[:-keep] if keep else []:
+        if every and step % every == 0:
+            continue
         doomed = folder_of(run, step).with_name(f"{_TEMPORARY}{step:08d}-old")
         folder_of(run, step).rename(doomed)
         shutil.rmtree(doomed)

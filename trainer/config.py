@@ -93,6 +93,7 @@ class Config:
 
     checkpoint_every: int = _say(200, "steps between checkpoints; one is always written at the end", free=True)
     keep: int = _say(2, "checkpoints to keep; 0: all", free=True)
+    keep_every: int = _say(0, "keep also each checkpoint whose step is a multiple of this; 0: no others", free=True)
     # 5 nats is more than text without any order costs a sound model: ln 256 is 5.5, and means lie above 0.5.
     spike: float = _say(
         5.0, "stop where the loss of a view is so many nats over the mean of its last 100 steps; 0: never", free=True
@@ -140,9 +141,9 @@ class Config:
         ):
             if not getattr(self, name) > 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
-        for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "eval_every", "eval_bytes",
-                     "prefetch", "clip", "z_loss", "weight_decay", "shuffle_window", "cache_bytes",
-                     "spike"):  # fmt: skip
+        for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "keep_every", "spike",
+                     "eval_every", "eval_bytes", "prefetch", "clip", "z_loss", "weight_decay", "shuffle_window",
+                     "cache_bytes"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
         if self.mode == "proxy" and self.translation + self.anneal > 1:

@@ -101,7 +101,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
             "tables": tables, "config": dataclasses.asdict(config), "digests": mixture.digests,
             "torch": torch.__version__,
         })  # fmt: skip
-        checkpoint.prune(run, config.keep)
+        checkpoint.prune(run, config.keep, config.keep_every)
 
     with (
         Loader(mixture.sources, mixture.views, config, planned, config.prefetch, rank=ranks.rank, ranks=ranks.ranks,

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there; what is not this model's, or was changed, is refused with a reason."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import torch
 
 from shards.errors import ByteproxyError
 from trainer import checkpoint
+from trainer.config import Config
+from trainer.train import train
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4)}
 
@@ -38,6 +41,17 @@ def test_pruning_keeps_the_last_and_zero_keeps_all(run: Path) -> None:
     checkpoint.prune(run, 2)
     assert checkpoint.steps_of(run) == [4, 6]
     assert len(list((run / "checkpoints").iterdir())) == 2
+
+
+def test_checkpoints_at_multiples_of_keep_every_stay_also_of_a_run_that_is_resumed(tiny_config: Config) -> None:
+    config = dataclasses.replace(tiny_config, checkpoint_every=2, keep=1, keep_every=4, eval_every=0, steps=10)
+    run = Path(config.run)
+    train(config)
+    assert checkpoint.steps_of(run) == [4, 8, 10]
+    for step in (8, 10):  # as if it had been killed behind step 4
+        shutil.rmtree(checkpoint.folder_of(run, step))
+    train(dataclasses.replace(config, keep_every=6))  # may be changed; from then on, 4 is like any other
+    assert checkpoint.steps_of(run) == [6, 10]
 
 
 @pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER])

@@ -36,6 +36,8 @@ def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> 
         (["--preset", "huge"], "preset 'huge' found, one of demo, 5m, 25m, 100m, 500m expected"),
         (["--lr", "nan"], "--lr: nan found"),
         (["--keep", "-1"], "--keep: -1 found, 0 or more expected"),
+        (["--keep-every", "-1"], "--keep-every: -1 found, 0 or more expected"),
+        (["--spike", "nan"], "--spike: nan found, 0 or more expected"),
     ],
 )
 def test_a_wrong_flag_is_refused_by_name(arguments: list[str], message: str) -> None:
@@ -77,5 +79,6 @@ def test_every_field_is_explained_and_only_what_moves_no_weight_may_change() -> 
         assert field.metadata["help"] and f"--{field.name.replace('_', '-')} " in text
     old = dataclasses.asdict(Config())
     free = {"shards": "x", "run": "y", "prefetch": 9, "log_every": 3, "keep": 7, "checkpoint_every": 2, "eval_every": 1}
+    free |= {"keep_every": 5, "spike": 0.0}
     assert differences(old, old | free) == []
     assert differences(old, old | {"lr": 1.0, "steps": 5}) == ["--steps: 1000 → 5", "--lr: 0.003 → 1.0"]
