@@ -58,7 +58,7 @@ class Config:
     rate_start: float = _say(0.4, "the same at step 0; it rises linearly during the translation warm-up")
     translation: float = _say(0.2, "first part of the steps, in which documents may hold both views")
     pairs: float = _say(0.0, "share of documents that hold both views outside of that part too, annealing included")
-    anneal: float = _say(0.0, "last part of the steps, which trains on raw bytes, but for --pairs alone")
+    anneal: float = _say(0.0, "last part of the steps, which trains on raw bytes alone, but for --pairs")
 
     steps: int = _say(1000, "optimizer steps")
     context: int = _say(512, "inputs a row")
