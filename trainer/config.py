@@ -45,6 +45,19 @@ class Config:
         ("auto", "on", "off"),
     )
 
+    recompute: bool = _say(
+        False, "keep no activations within blocks, but compute them again in the backward pass: less memory", free=True
+    )
+    sharding: str = _say(
+        "ddp", "what a rank holds: ddp, the whole model; fsdp, some rows of every weight (FSDP2)", ("ddp", "fsdp"),
+        free=True,
+    )  # fmt: skip
+    exchange: str = _say(
+        "float32",
+        "how ddp sends gradients; powersgd: low-rank factors, whose memory no checkpoint holds",
+        ("float32", "bfloat16", "powersgd"),
+    )
+
     mode: str = _say("proxy", "recipe: both views mixed, one view only, or both unpaired (parallel)", MODES)
     views: str = _say(
         "", "compressed views to train on, with their shares of it: a:0.6,b:0.3; by default the set's first"
@@ -92,6 +105,9 @@ class Config:
     )
 
     checkpoint_every: int = _say(200, "steps between checkpoints; one is always written at the end", free=True)
+    background: bool = _say(
+        False, "write checkpoints in a thread while training goes on, from a copy of what they hold", free=True
+    )
     keep: int = _say(2, "checkpoints to keep; 0: all", free=True)
     keep_every: int = _say(0, "keep also each checkpoint whose step is a multiple of this; 0: no others", free=True)
     # 5 nats is more than text without any order costs a sound model: ln 256 is 5.5, and means lie above 0.5.
@@ -154,6 +170,8 @@ class Config:
             raise ByteproxyError(f"--heads {self.heads}: a multiple of --kv-heads {self.kv_heads} expected")
         if self.head_dim % 2:
             raise ByteproxyError(f"--head-dim {self.head_dim}: an even number expected")
+        if self.sharding == "fsdp" and self.exchange != "float32":
+            raise ByteproxyError(f"--exchange {self.exchange}: with --sharding ddp only; fsdp sends float32")
         if self.micro_rows and self.batch_rows % self.micro_rows:
             raise ByteproxyError(
                 f"--batch-rows {self.batch_rows}: a multiple of --micro-rows {self.micro_rows} expected"

@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 2 -m trainer -- train --shards … --steps 1000
 
-Gradients are sums over a rank's targets, divided by the count over all ranks, so their sum over ranks is that of the
-whole batch. Rank 0 alone prints, evaluates and writes; the others wait for it.
+A rank's loss is the sum over its own targets, divided by the count over all ranks, times the ranks: the mean over ranks
+is then that of the whole batch. How they share the model: sharding.py. Rank 0 alone prints,
+evaluates and writes results.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 
@@ -35,15 +36,6 @@ class Ranks:
             dist.all_reduce(flat)
             for tensor, part in zip(mine, flat.split([tensor.numel() for tensor in mine]), strict=True):
                 tensor.copy_(part.view_as(tensor))
-
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Add up the gradients; a rank whose rows have no target of a view has none for its tables: zero."""
-        if self.ranks == 1:
-            return
-        for parameter in model.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.sum([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
 
     def wait(self) -> None:
         """Until all ranks are here."""

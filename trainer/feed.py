@@ -27,8 +27,14 @@ class Rows(NamedTuple):
 
 
 def rows_of(batch: Batch, model: Model, first: int, count: int) -> Rows:
-    """Rows `first` to `first + count` (as far as there are), their attention confined to documents."""
+    """Rows `first` to `first + count` (as far as there are), their attention confined to documents.
+
+    Behind the last row: the first one again, of which no target counts, for a rank that must not miss a pass.
+    """
     device, context = model.norm.weight.device, batch.ids_RT.shape[1]
+    behind = first >= len(batch.ids_RT)
+    if behind:
+        first, count = 0, 1
     count = min(count, len(batch.ids_RT) - first)
     arrays = (batch.ids_RT, batch.views_RT, batch.positions_RT, batch.targets_RT, batch.counted_RT)
     ids_RT, views_RT, positions_RT, targets_RT, counted_RT = (
@@ -42,6 +48,6 @@ def rows_of(batch: Batch, model: Model, first: int, count: int) -> Rows:
         positions_RT,
         lambda layer, q, k, v: document_attention(q, k, v, documents),
         targets_RT.flatten().long(),
-        counted_RT.flatten(),
+        torch.zeros_like(counted_RT).flatten() if behind else counted_RT.flatten(),
         views_RT.flatten(),
     )

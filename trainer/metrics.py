@@ -98,7 +98,8 @@ class Metrics:
 
     def sync(self) -> None:
         """Make what was flushed durable; due before a checkpoint is."""
-        os.fsync(self._file.fileno())
+        if not self.quiet:
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "Metrics":
         return self

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import Config
 from trainer.norm import rms_norm
@@ -90,8 +91,15 @@ class Block(nn.Module):
         super().__init__()
         self.input_layernorm, self.self_attn = RMSNorm(config.width), Attention(config, layer)
         self.post_attention_layernorm, self.mlp = RMSNorm(config.width), MLP(config)
+        self.recompute = config.recompute
 
     def forward(self, x_RTW: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():  # keep the input alone, and do the rest again in backward
+            return checkpoint(self.layer, x_RTW, rotation, attend, use_reentrant=False, preserve_rng_state=False)
+        return self.layer(x_RTW, rotation, attend)
+
+    def layer(self, x_RTW: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """The block's work."""
         x_RTW = x_RTW + self.self_attn(self.input_layernorm(x_RTW), rotation, attend)
         return x_RTW + self.mlp(self.post_attention_layernorm(x_RTW))
 

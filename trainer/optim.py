@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.config import Config
+from trainer.sharding import full_tensor
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -55,7 +56,7 @@ def set_learning_rate(optimizers: Sequence[Optimizer], rate: float) -> None:
 
 def clip_gradients(model: nn.Module, limit: float) -> Tensor:
     """Scale the gradients down to a norm of `limit` (0: leave them); returns the norm they had, on the device."""
-    return nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf)
+    return full_tensor(nn.utils.clip_grad_norm_(model.parameters(), limit or math.inf))
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:

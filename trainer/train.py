@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
@@ -45,8 +45,10 @@ from trainer.optim import (
 )
 from trainer.plan import PlanState
 from trainer.report import Console, Totals, final_table
-from trainer.runtime import DTYPES, allocator, compile_blocks, resolve, set_up_torch
+from trainer.runtime import allocator, resolve, set_up_torch
 from trainer.sample import Drawing, sample_text
+from trainer.saving import Saver
+from trainer.sharding import build, quiet, whole
 from trainer.watch import Watchers
 
 RESULT = "result.json"
@@ -80,8 +82,7 @@ def train(config: Config) -> dict[str, Any]:
 def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | None, ranks: Ranks) -> dict[str, Any]:
     views = ["raw", *(view.name for view in mixture.views)]
     tables = table_rows([view.alphabet for view in mixture.views])
-    model = Model(config, tables, DTYPES[config.dtype]).to(config.device)
-    compile_blocks(model, config)
+    model, net = build(config, tables, ranks)
     optimizers = make_optimizers(model, config)
     totals = Totals.empty(views)
     if state:
@@ -96,17 +97,17 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
 
     def save() -> None:
         metrics.sync()  # the lines of the steps before the state that says they are done
-        checkpoint.save(run, step, dict(model.named_parameters()), optimizer_tensors(model, optimizers), {
+        saver.save(step, dict(model.named_parameters()), optimizer_tensors(model, optimizers), {
             "planner": planned.to_json() if planned else None, "totals": totals.to_json(), "views": views,
             "tables": tables, "config": dataclasses.asdict(config), "digests": mixture.digests,
             "torch": torch.__version__,
         })  # fmt: skip
-        checkpoint.prune(run, config.keep, config.keep_every)
 
     with (
         Loader(mixture.sources, mixture.views, config, planned, config.prefetch, rank=ranks.rank, ranks=ranks.ranks,
                allocate=allocator(config), report=console.quarantined, shares=mixture.shares) as batches,
         Metrics(run, views, step, Guard(views, config.spike), not ranks.is_first, watchers) as metrics,
+        Saver(run, config, ranks) as saver,
         stop_signals() as received,
     ):  # fmt: skip
         console.begin()
@@ -115,7 +116,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
             rate = learning_rate(config, step)
             set_learning_rate(optimizers, rate)
             stopping = add_up(batch, bool(received), ranks)
-            nats_V = backward(model, batch, config.pass_rows, ranks)
+            nats_V = backward(model, batch, config.pass_rows, ranks, net)
             norm = clip_gradients(model, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
@@ -129,11 +130,12 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
             last = step == config.steps
             saving = last or stopping or (config.checkpoint_every and step % config.checkpoint_every == 0)
             looking = not last and config.eval_every and step % config.eval_every == 0 and config.mode != "tokens"
+            scored = whole(model, ranks) if looking else model
             if ranks.is_first and (looking or saving or step % config.log_every == 0 or step == 1):
                 held_out = None
                 if looking:
                     val = mixture.first.split("val")
-                    found = evaluate.score(model, val, config.pass_rows, config.context, config.eval_bytes)
+                    found = evaluate.score(scored, val, config.pass_rows, config.context, config.eval_bytes)
                     held_out = {"val_bpb": found.bits_per_byte}
                 try:
                     console.line(metrics.flush(held_out))  # before `save`: no unsound step's weights are kept
@@ -142,15 +144,17 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
                     planner = batches.new_planner()
                     raise with_report(unsound, run, views, planner, sound or planner.initial()) from None
                 sound = planned
-            if saving and ranks.is_first:
+            if saving:
                 save()
             if looking or saving:
                 ranks.wait()
                 console.begin()
             if stopping:
+                saver.wait()
                 console.stopped(run, step)
                 return {"run": str(run), "step": step, "signal": int(received[0]) if received else signal.SIGTERM}
         unfinished = batches.planner.unfinished(planned) if planned else []
+    model = whole(model, ranks)
     if not ranks.is_first:
         ranks.wait()
         return {}
@@ -171,17 +175,23 @@ def add_up(batch: Batch, stop: bool, ranks: Ranks) -> bool:
     return bool(counts[-1])
 
 
-def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE) -> Tensor:
-    """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,)."""
+def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE, net: nn.Module | None = None) -> Tensor:
+    """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,).
+
+    `net`: what stands for the model's forward pass where several ranks share it.
+    """
+    net = net or model
     count = max(int(batch.symbols.sum()), 1)
     total_V = torch.zeros(len(model.tables), device=model.norm.weight.device)
-    for first in range(0, len(batch.ids_RT), micro_rows):
-        rows = rows_of(batch, model, first, micro_rows)
-        x_NW = model(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend).flatten(0, 1)
-        nats_V = nats_by_view(model, x_NW, rows.views_N, rows.targets_N, rows.counted_N)
-        (nats_V.sum() / count).backward()
+    most = len(batch.ids_RT) if ranks.ranks == 1 else -(-model.config.batch_rows // ranks.ranks)
+    passes = -(-most // micro_rows)  # the same number on all ranks, for they meet in each
+    for number in range(passes):
+        rows = rows_of(batch, model, number * micro_rows, micro_rows)
+        with quiet(net, last=number == passes - 1):
+            x_NW = net(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend).flatten(0, 1)
+            nats_V = nats_by_view(model, x_NW, rows.views_N, rows.targets_N, rows.counted_N)
+            (nats_V.sum() * ranks.ranks / count).backward()
         total_V += nats_V.detach()
-    ranks.sum_gradients(model)
     ranks.sum([total_V])
     return total_V
 
