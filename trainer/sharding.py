@@ -50,7 +50,8 @@ def _hook(net: DistributedDataParallel, config: Config) -> None:
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 
     if config.exchange == "bfloat16":
-        net.register_comm_hook(None, default_hooks.bf16_compress_hook)
+        # under a name of ours: torch lets its own through with NCCL alone, though gloo adds bfloat16 up too
+        net.register_comm_hook(None, lambda group, bucket: default_hooks.bf16_compress_hook(group, bucket))
     elif config.exchange == "powersgd":
         state = powerSGD_hook.PowerSGDState(
             None, matrix_approximation_rank=POWERSGD_RANK, start_powerSGD_iter=POWERSGD_START, random_seed=config.seed

@@ -10,13 +10,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shards.errors import ByteproxyError
+from shards.reader import ShardSet
+from tests.trainer.loading import loader_of, views_of
 from trainer.config import Config
 from trainer.counts import count_parameters, flops_by_part
 from trainer.export import export
+from trainer.feed import rows_of
 from trainer.load import load_model
 from trainer.loss import nats_by_view
 from trainer.model import Model, table_rows
-from trainer.train import train
+from trainer.train import backward, train
 
 TABLES = table_rows([100, 40])
 
@@ -110,3 +113,28 @@ def test_a_model_without_the_norm_of_queries_and_keys_is_no_qwen3_and_export_say
     train(config)
     with pytest.raises(ByteproxyError, match="--qk-norm False: Qwen3 cannot express that"):
         export(Path(config.run), Path(config.run).with_name("out"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recomputed_activations_are_not_kept_and_change_no_bit_of_a_gradient(
+    dtype: torch.dtype, tiny_config: Config, tiny_set: ShardSet
+) -> None:
+    gradients, kept = {}, {False: 0, True: 0}
+    for recompute in (False, True):
+        config = dataclasses.replace(tiny_config, recompute=recompute, layers=6)
+        batch, _ = next(iter(loader_of(tiny_set, config)))
+        model = Model(config, table_rows([view.alphabet for view in views_of(tiny_set, config)]), dtype)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, 0.0, 0.1, torch.Generator().manual_seed(parameter.numel()))
+
+        def keep(tensor: Tensor, recompute: bool = recompute) -> Tensor:
+            kept[recompute] += tensor.numel() * tensor.element_size()
+            return tensor
+
+        rows = rows_of(batch, model, 0, config.batch_rows)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend)
+        nats_V = backward(model, batch, config.batch_rows)
+        gradients[recompute] = [nats_V, *(parameter.grad for parameter in model.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(gradients[False], gradients[True], strict=True))  # type: ignore[arg-type]
+    assert kept[True] < kept[False] / 5
