@@ -104,6 +104,17 @@ class Config:
         False, "one softmax over the tables of all views, instead of one for each: the paper's, slower"
     )
 
+    init: str = _say(
+        "zero",
+        "standard deviations of the weights: zero (0.02; 0 for projections into the stream), scaled (for these "
+        "0.02 / sqrt(2 * layers)), width (as zero, with 1 / sqrt(inputs) for 0.02)",
+        ("zero", "scaled", "width"),
+    )
+    multi_byte: int = _say(
+        1, "bytes that a raw position predicts, the next and further ones; heads for these only train, see export"
+    )
+    multi_byte_weight: float = _say(0.3, "of the loss of each further head; one with weight 1 counts as the next byte")
+
     checkpoint_every: int = _say(200, "steps between checkpoints; one is always written at the end", free=True)
     background: bool = _say(
         False, "write checkpoints in a thread while training goes on, from a copy of what they hold", free=True
@@ -152,6 +163,7 @@ class Config:
             "kv_heads",
             "head_dim",
             "mlp",
+            "multi_byte",
             "lr",
             "log_every",
         ):
@@ -159,12 +171,17 @@ class Config:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
         for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "keep_every", "spike",
                      "eval_every", "eval_bytes", "prefetch", "clip", "z_loss", "weight_decay", "shuffle_window",
-                     "cache_bytes"):  # fmt: skip
+                     "cache_bytes", "multi_byte_weight"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
         if self.mode == "proxy" and self.translation + self.anneal > 1:
             raise ByteproxyError(
                 f"--translation {self.translation} and --anneal {self.anneal}: together at most 1 expected"
+            )
+        if self.multi_byte > 1 and (self.mode == "tokens" or self.multi_byte >= self.context):
+            raise ByteproxyError(
+                f"--multi-byte {self.multi_byte}: 1 expected in --mode tokens, which has no raw positions, "
+                f"else less than --context {self.context}"
             )
         if self.heads % self.kv_heads:
             raise ByteproxyError(f"--heads {self.heads}: a multiple of --kv-heads {self.kv_heads} expected")

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.config import Config
+from trainer.specials import RAW_ROWS
 
 FLOAT = 4  # bytes: weights, gradients and the optimizer's state are float32 whatever the dtype of activations
 
 
 def count_parameters(config: Config, tables: Sequence[int]) -> dict[str, int]:
-    """Parameters by part: `body` (blocks and last norm), `embeddings`, `heads`."""
+    """Parameters by part: `body` (blocks and last norm), `embeddings`, `heads`; `multi_byte` where there are such."""
     gains = (2 * config.head_dim if config.qk_norm else 0) + 2 * config.width
     table = sum(tables) * config.width
     body = _matrices(vars(config)) + config.layers * gains + config.width
-    return {"body": body, "embeddings": table, "heads": 0 if config.tie else table}
+    found = {"body": body, "embeddings": table, "heads": 0 if config.tie else table}
+    return found | ({"multi_byte": (config.multi_byte - 1) * config.width**2} if config.multi_byte > 1 else {})
 
 
 def flops_by_part(config: Mapping[str, Any], tables: Sequence[int], symbols: Sequence[int]) -> dict[str, int]:
@@ -25,17 +27,21 @@ def flops_by_part(config: Mapping[str, Any], tables: Sequence[int], symbols: Seq
     `body`: 6 * rows * context * weights of its matrices. `attention`: 6 * rows * context * layers * heads * head_dim *
     context, which is causal (half of the square) over rows of one document each; what boundaries save is not taken off.
     `heads`: 6 * symbols * width * rows of the table, by view, as only counted targets reach a head; of all tables where
-    the head is a joint one.
+    the head is a joint one. `multi_byte`, where there are such: a further head 6 * raw symbols * width *
+    (width + rows of the raw table); near the ends of documents a few symbols fewer reach it.
     """
     c = config
     positions = c["batch_rows"] * c["context"]
     rows_V = [sum(tables)] * len(tables) if c.get("joint_head") else tables
     heads = sum(count * c["width"] * rows for count, rows in zip(symbols, rows_V, strict=True))
-    return {
+    found = {
         "body": 6 * positions * _matrices(c),
         "attention": 6 * positions * c["layers"] * c["heads"] * c["head_dim"] * c["context"],
         "heads": 6 * heads,
     }
+    if further := c.get("multi_byte", 1) - 1:  # reports read configs from before there were such heads
+        found["multi_byte"] = 6 * further * symbols[0] * (c["width"] + RAW_ROWS) * c["width"]
+    return found
 
 
 def training_flops(config: Mapping[str, Any], tables: Sequence[int], symbols: Sequence[int]) -> int:

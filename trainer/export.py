@@ -1,6 +1,7 @@
 """Export: a run's model as a folder that `transformers` loads as `Qwen3ForCausalLM`, without code of ours.
 
-The embeddings and heads of compressed views are stripped, so the vocabulary has 320 rows: 64 specials, 256 bytes.
+The embeddings and heads of compressed views are stripped, so the vocabulary has 320 rows: 64 specials, 256 bytes. So
+are the heads of `--multi-byte`, which only train.
 
 DIR/
   config.json generation_config.json model.safetensors      the model
@@ -70,6 +71,7 @@ def export(run: Path, out: Path, step: int = -1, dtype: str = "float32") -> dict
             parameter.copy_(parameter.to(DTYPES[dtype]))
     tensors = {name: tensor.to(DTYPES[dtype]) for name, tensor in strip(model).items()}
     before = {"parameters": sum(p.numel() for p in model.parameters()), "tables": dict(_tables(model, state["views"]))}
+    before["multi_byte"] = sum(p.numel() for p in model.multi_byte.parameters())
     before["bytes"] = (folder / checkpoint.MODEL).stat().st_size
     with _draft(out) as draft:
         save_file(tensors, draft / WEIGHTS, {"format": "pt"})
@@ -91,6 +93,7 @@ def strip(model: Model) -> dict[str, Tensor]:
     plain = Model(_plain(model.config), [RAW_ROWS])
     known, mine = {name for name, _ in plain.named_parameters()}, dict(model.named_parameters())
     others = {f"{table}.{view}.weight" for table in ("embed_tokens", "lm_head") for view in range(1, len(model.tables))}
+    others |= {name for name in mine if name.startswith("multi_byte.")}
     if odd := sorted((mine.keys() - others) ^ known):
         raise ByteproxyError(_refusal(model, f"the model differs in {len(odd)} tensors, first {odd[0]}"))
     names = {name: f"model.{name}" for name in known}
@@ -149,7 +152,7 @@ def _refusal(model: Model, found: str) -> str:
             continue
         try:
             other = Model(make_config(settings | {field.name: field.default}), model.tables)
-            other.load_state_dict(model.state_dict())
+            other.load_state_dict(model.state_dict(), strict=False)  # what one has more is seen in the logits
             same = torch.equal(_logits(other), expected)
         except (RuntimeError, ByteproxyError):
             same = False

@@ -13,9 +13,10 @@ Write a run's model (its latest checkpoint, or that of step N) as a folder that 
   AutoModelForCausalLM.from_pretrained(DIR)     a Qwen3ForCausalLM over 320 ids: 64 specials, then byte b at 64 + b
   AutoTokenizer.from_pretrained(DIR)            text to bytes, behind <bos> <raw>; what looks like a special stays bytes
 
-Embeddings and heads of compressed views are stripped. The weights are as trained, float32, or rounded to bfloat16, half
-as large. What was written is read back and compared with the run's model: what Qwen3 cannot express is refused by name.
-A model card, README.md, has the run's figures. DIR is written whole or not at all, and never over something else.
+Embeddings and heads of compressed views are stripped, and those of --multi-byte. The weights are as trained, float32,
+or rounded to bfloat16, half as large. What was written is read back and compared with the run's model: what Qwen3
+cannot express is refused by name. A model card, README.md, has the run's figures. DIR is written whole or not at all,
+and never over something else.
 
   python -m trainer export runs/stdlib-demo --out exports/stdlib-demo
 """
@@ -46,4 +47,6 @@ def summary(out: Path, origin: dict[str, Any]) -> str:
         lines.append(f"  {name:<7} {part['parameters']:>13,} parameters  {part['bytes'] / 1e6:>9.2f} MB")
     for view, parameters in list(before["tables"].items())[1:]:
         lines.append(f"  stripped: embedding and head of {view}, {parameters:,} parameters")
+    if parameters := before.get("multi_byte"):
+        lines.append(f"  stripped: heads for bytes after the next, {parameters:,} parameters")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shards.manifest import write_atomically
 from trainer.guard import Guard, Unsound
+from trainer.multibyte import ahead_figures
 from trainer.watch import Watchers
 
 FILE = "metrics.jsonl"
@@ -61,7 +62,7 @@ class Metrics:
         self._file = self.path.open("ab")
 
     def add(self, plain: dict[str, Any], symbols: np.ndarray, raw_bytes: np.ndarray, measured: Tensor) -> None:
-        """Queue a step. `measured`: nats by view, then the gradient's norm, (V + 2,) on the device."""
+        """Queue a step. `measured`: what `backward` returns, then the gradient's norm, on the device."""
         if self.quiet:
             return
         self._waiting.append((plain, symbols, raw_bytes, measured))
@@ -77,7 +78,9 @@ class Metrics:
         entries: list[dict[str, Any]] = []
         unsound: Unsound | None = None
         for (plain, symbols, raw_bytes, _), (*nats, norm) in zip(self._waiting, rows, strict=True):
-            entry = plain | step_figures(self.views, symbols, raw_bytes, nats) | {"grad_norm": norm}
+            nats, ahead = nats[: len(self.views)], nats[len(self.views) :]
+            entry = plain | step_figures(self.views, symbols, raw_bytes, nats)
+            entry |= ahead_figures(ahead) | {"grad_norm": norm}
             try:
                 self.guard.check(entry)
             except Unsound as error:

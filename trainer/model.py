@@ -117,17 +117,29 @@ class Model(nn.Module):
         if config.tie:
             for head, table in zip(self.lm_head, self.embed_tokens, strict=True):
                 head.weight = table.weight
+        # for training alone: see multibyte.py
+        self.multi_byte = nn.ModuleList(Linear(config.width, config.width) for _ in range(config.multi_byte - 1))
         self.initialise(config.seed)
 
     def initialise(self, seed: int) -> None:
-        """Normal weights; projections back into the stream start at zero, so each block starts as the identity."""
+        """Normal weights; projections back into the stream start at zero, so each block starts as the identity.
+
+        `--init scaled`: these too are normal, smaller by the square root of their number, as in GPT-2. `--init width`:
+        all others are smaller by the square root of their inputs, embeddings by that of the width.
+        """
         generator = torch.Generator().manual_seed(seed)
+        scheme = self.config.init
         with torch.no_grad():
             for name, parameter in self.named_parameters():
+                if parameter.dim() != 2:
+                    continue
+                std = parameter.shape[1] ** -0.5 if scheme == "width" else INIT_STD
                 if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    std = std / (2 * self.config.layers) ** 0.5 if scheme == "scaled" else 0.0
+                if std == 0.0 or name.startswith("multi_byte."):
                     parameter.zero_()
-                elif parameter.dim() == 2:
-                    parameter.normal_(0.0, INIT_STD, generator=generator)
+                else:
+                    parameter.normal_(0.0, std, generator=generator)
 
     def forward(self, ids_RT: Tensor, views_RT: Tensor, positions_RT: Tensor, attend: Attend) -> Tensor:
         """The stream after the last norm, (R, T, W): what `logits` turns into predictions."""

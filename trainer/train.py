@@ -35,6 +35,7 @@ from trainer.loss import nats_by_view
 from trainer.metrics import Metrics
 from trainer.mixture import Mixture, describe, open_mixture
 from trainer.model import Model, table_rows
+from trainer.multibyte import nats_ahead
 from trainer.optim import (
     clip_gradients,
     learning_rate,
@@ -116,7 +117,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
             rate = learning_rate(config, step)
             set_learning_rate(optimizers, rate)
             stopping = add_up(batch, bool(received), ranks)
-            nats_V = backward(model, batch, config.pass_rows, ranks, net)
+            nats = backward(model, batch, config.pass_rows, ranks, net)
             norm = clip_gradients(model, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
@@ -126,7 +127,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
             totals.add(batch)
             plain = {"step": step, "lr": rate, "documents": batch.documents, "unpaired": batch.unpaired}
             plain |= console.tick() | {"waited": round(batches.waited, 6)} | batch.set_shares()
-            metrics.add(plain, batch.symbols, batch.raw_bytes, torch.cat((nats_V, norm[None])))
+            metrics.add(plain, batch.symbols, batch.raw_bytes, torch.cat((nats, norm[None])))
             last = step == config.steps
             saving = last or stopping or (config.checkpoint_every and step % config.checkpoint_every == 0)
             looking = not last and config.eval_every and step % config.eval_every == 0 and config.mode != "tokens"
@@ -178,11 +179,12 @@ def add_up(batch: Batch, stop: bool, ranks: Ranks) -> bool:
 def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE, net: nn.Module | None = None) -> Tensor:
     """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,).
 
-    `net`: what stands for the model's forward pass where several ranks share it.
+    With `--multi-byte` two values follow for each further head, its nats and their number. `net`: what stands for the
+    model's forward pass where several ranks share it.
     """
     net = net or model
-    count = max(int(batch.symbols.sum()), 1)
-    total_V = torch.zeros(len(model.tables), device=model.norm.weight.device)
+    count, weight = max(int(batch.symbols.sum()), 1), model.config.multi_byte_weight
+    total = torch.zeros(len(model.tables) + 2 * len(model.multi_byte), device=model.norm.weight.device)
     most = len(batch.ids_RT) if ranks.ranks == 1 else -(-model.config.batch_rows // ranks.ranks)
     passes = -(-most // micro_rows)  # the same number on all ranks, for they meet in each
     for number in range(passes):
@@ -190,10 +192,11 @@ def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE, 
         with quiet(net, last=number == passes - 1):
             x_NW = net(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend).flatten(0, 1)
             nats_V = nats_by_view(model, x_NW, rows.views_N, rows.targets_N, rows.counted_N)
-            (nats_V.sum() * ranks.ranks / count).backward()
-        total_V += nats_V.detach()
-    ranks.sum([total_V])
-    return total_V
+            ahead_H2 = nats_ahead(model, x_NW, rows)
+            ((nats_V.sum() + weight * ahead_H2[:, 0].sum()) * ranks.ranks / count).backward()
+        total += torch.cat((nats_V, ahead_H2.flatten())).detach()
+    ranks.sum([total])
+    return total
 
 
 def finish(

@@ -1,6 +1,10 @@
 """The model: its heads and tables by view, its independence of row neighbours."""
 
+import dataclasses
+import math
+
 import numpy as np
+import pytest
 import torch
 
 from shards.reader import ShardSet
@@ -111,3 +115,21 @@ def test_gradients_summed_over_micro_batches_are_those_of_the_batch(tiny_set: Sh
         found.append([nats, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("init", ["zero", "scaled", "width"])
+def test_weights_start_with_the_deviation_of_their_scheme_by_part(init: str, tie: bool, tiny_config: Config) -> None:
+    config = dataclasses.replace(tiny_config, init=init, tie=tie, width=128, mlp=256)
+    into_stream = {"scaled": 0.02 / math.sqrt(2 * 2)}.get(init, 0.0)
+    for name, parameter in Model(config, [320, 576]).named_parameters():
+        if "norm" in name:
+            assert (parameter == 1).all(), name
+            continue
+        inputs = 32 if "o_proj" in name else 256 if "down_proj" in name else 128  # 2 heads of 16; the MLP; the width
+        assert parameter.shape[1] == inputs
+        expected = into_stream if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+        if init == "width" and expected:
+            expected = 1 / math.sqrt(inputs)
+        assert float(parameter.std()) == pytest.approx(expected, rel=0.05), name
+        assert abs(float(parameter.mean())) <= 0.1 * expected, name
