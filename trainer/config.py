@@ -76,6 +76,9 @@ class Config:
     steps: int = _say(1000, "optimizer steps")
     context: int = _say(512, "inputs a row")
     batch_rows: int = _say(16, "rows a step")
+    batch_symbols: int = _say(
+        0, "symbols a step, in place of --batch-rows: that many, of --context each; 0: as that says"
+    )
     micro_rows: int = _say(0, "rows a forward pass, whose gradients are summed up; 0: all. Fewer take less memory")
     optimizer: str = _say("adamw", "muon: for the matrices of the body, adamw for the rest", ("adamw", "muon"))
     lr: float = _say(3e-3, "peak learning rate")
@@ -169,9 +172,14 @@ class Config:
         ):
             if not getattr(self, name) > 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
+        if self.batch_symbols > 0 and self.batch_symbols != self.batch_rows * self.context:
+            raise ByteproxyError(
+                f"--batch-symbols {self.batch_symbols}: {self.batch_rows * self.context} found by --batch-rows "
+                f"{self.batch_rows} of --context {self.context}; give one of the two, symbols a multiple of the context"
+            )
         for name in ("threads", "micro_rows", "warmup_steps", "checkpoint_every", "keep", "keep_every", "spike",
                      "eval_every", "eval_bytes", "prefetch", "clip", "z_loss", "weight_decay", "shuffle_window",
-                     "cache_bytes", "multi_byte_weight"):  # fmt: skip
+                     "cache_bytes", "multi_byte_weight", "batch_symbols"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
         if self.mode == "proxy" and self.translation + self.anneal > 1:
@@ -233,7 +241,39 @@ def make_config(values: Mapping[str, Any], base: Config | None = None) -> Config
         if name not in PRESETS:
             raise ByteproxyError(f"preset {name!r} found, one of {', '.join(PRESETS)} expected")
         base = Config(preset=name, **PRESETS[name])
+    values = _with_rows(values, base)
     return dataclasses.replace(base, **{name: _typed(name, value) for name, value in values.items()})
+
+
+def _with_rows(values: Mapping[str, Any], base: Config) -> Mapping[str, Any]:
+    """The values with the `batch_rows` that `batch_symbols` means, unless these are among them."""
+    symbols, context = (_typed(name, values.get(name, getattr(base, name))) for name in ("batch_symbols", "context"))
+    if symbols <= 0 or context <= 0 or "batch_rows" in values:
+        return values
+    rows, rest = divmod(symbols, context)
+    if rest or not rows:
+        near = max(1, round(symbols / context)) * context
+        raise ByteproxyError(f"--batch-symbols {symbols}: a multiple of --context {context} expected, like {near}")
+    return {**values, "batch_rows": rows}
+
+
+def describe_batch(config: Config, ranks: int) -> str:
+    """How a step's symbols are made of rows, ranks and forward passes. Refuses --batch-symbols that do not divide."""
+    rows, passes = config.batch_rows, config.micro_rows
+    each = ranks * (passes or 1)
+    if config.batch_symbols and rows % each:
+        unit = each * config.context
+        near = max(1, round(rows / each)) * unit
+        raise ByteproxyError(
+            f"--batch-symbols {config.batch_symbols}: {rows} rows found, a multiple of {each} expected: {ranks} ranks"
+            + (f" x --micro-rows {passes}" if passes else "")
+            + f". Give a multiple of {unit} symbols, like {near}"
+        )
+    text = f"global batch {rows * config.context:,} symbols = {rows} rows"
+    if rows % each:
+        return f"{text}, on {ranks} ranks of which some take a row more than others"
+    passes = passes or rows // ranks
+    return f"{text} = {ranks} ranks x {rows // ranks // passes} passes of {passes} rows"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

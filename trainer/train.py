@@ -26,7 +26,7 @@ from shards.manifest import write_atomically
 from shards.reader import ShardSet
 from trainer import baselines, checkpoint, evaluate
 from trainer.batch import Batch
-from trainer.config import Config, differences
+from trainer.config import Config, describe_batch, differences
 from trainer.distributed import ALONE, Ranks, joined
 from trainer.feed import rows_of
 from trainer.guard import Guard, Unsound, with_report
@@ -68,6 +68,7 @@ def train(config: Config) -> dict[str, Any]:
     with joined(resolve(config, {}).device) as ranks, ranks.first_only(checkpoint.locked(run)):
         state = latest_state(run)
         config = resolve(config, state["config"] if state else {})
+        describe_batch(config, ranks.ranks)  # refuses what does not divide before anything is written
         if state:
             check_resumable(run, state, config, mixture.digests)
         ranks.wait()  # until all have read the state that the first will replace
@@ -92,7 +93,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
     step, planned = (state["step"], PlanState.from_json(state["planner"])) if state else (0, None)
     console = Console(config, views, totals, quiet=not ranks.is_first)
     console.opening(run, tables, step, state["torch"] if state else torch.__version__)
-    console.say(describe(mixture, config))
+    console.say([describe_batch(config, ranks.ranks), *describe(mixture, config)])
 
     watchers = Watchers(config, run, step) if ranks.is_first else None
 
