@@ -16,6 +16,8 @@ CODEC_LIBRARIES = {"sentencepiece", "zstandard", "brotli", "deflate"}
 MAY_IMPORT = {
     "shards": {"numpy", "pyarrow", "xxhash"},
     "shards/codecs": {"numpy", "pyarrow", "xxhash", "shards", *CODEC_LIBRARIES},
+    "shards/codecs/windows": {"numpy", "numba"},
+    "shards/codecs/neural": {"numpy", "shards", "torch", "safetensors", "numba"},
     "pipeline": {
         "shards",
         "apache_beam",
