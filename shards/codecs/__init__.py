@@ -21,6 +21,7 @@ _BUILT_IN = {
     "gzip": "shards.codecs.gzip:Gzip",
     "zstd": "shards.codecs.zstd:Zstd",
     "brotli": "shards.codecs.brotli:Brotli",
+    "neural": "shards.codecs.neural.codec:Neural",
 }
 
 
@@ -45,7 +46,9 @@ def codec_class(kind: str) -> type[Codec]:
             raise ByteproxyError(f"no codec {kind!r} ({nearest(kind, {*_BUILT_IN, *others})})")
     except ModuleNotFoundError as error:
         needs = f"codec {kind} needs the Python package {error.name!r}, which is not installed"
-        raise ByteproxyError(f"{needs}; pip install 'byteproxy[codecs]' has those of the built-in codecs") from error
+        raise ByteproxyError(
+            f"{needs}; pip install 'byteproxy[codecs,neural]' has those of the built-in codecs"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Codec)):
         raise ByteproxyError(f"entry point {kind!r} of {ENTRY_POINTS}: found {found!r}, expected a Codec class")
     return found
@@ -71,6 +74,8 @@ def parse_view(spec: str) -> ViewSpec:
     options: dict[str, str] = {}
     for item in filter(None, tail.split(",")):
         option, equals, value = item.partition("=")
+        if not equals and codec.positional and codec.positional not in options:
+            option, equals, value = codec.positional, "=", item
         if not equals or option in options:
             raise ByteproxyError(f"view {spec!r}: found {item!r}, expected each option once, as option=value")
         options[option] = value

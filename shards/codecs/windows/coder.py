@@ -103,8 +103,8 @@ END, CORRUPT = -1, -2
 def next_byte(state, symbols, below_B, total, codes):  # type: ignore[no-untyped-def]
     """The next byte of a lane by the model's weights for it; END where its symbols are used up, CORRUPT if impossible.
 
-    `below_B`: (257,) cumulated weights, from 0 to `total`. Impossible: a code of no byte, an empty window, the escape of
-    a byte that fits a window.
+    `below_B`: (257,) cumulated weights, from 0 to `total`. Impossible: a code of no byte, an empty window, the escape
+    of a byte that fits a window.
     """
     if state[OPEN] and symbols[state[AT]] == state[LOW]:
         state[AT] += 1
