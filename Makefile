@@ -20,7 +20,7 @@ ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample export compress decompress report test test-all lint format image bench bench-loaders clean
+.PHONY: help setup shards verify train evaluate sample export compress decompress report neural test test-all lint format image bench bench-loaders clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -76,6 +76,10 @@ decompress: $(READY) ## FILE=<file>.bpx again, bit for bit, with the model of RU
 
 report: $(READY) ## curves of RUN=<dir>, or of RUNS="<dir> <dir>" in one picture, as report.html and report.png (OUT=)
 	$(BIN)/python -m trainer report $(or $(RUNS),$(RUN)) $(call flag,--out,$(OUT)) $(ARGS)
+
+neural: $(READY) ## the neural codec's LM, trained on SHARDS=<dir>, to OUT=<dir> (PRESET=lm-3m); then --view neural:OUT
+	@test -n "$(SHARDS)" -a -n "$(OUT)" || { echo 'error: make neural SHARDS=<dir> OUT=<dir>' >&2; exit 2; }
+	$(BIN)/python -m trainer neural --shards "$(SHARDS)" --out "$(OUT)" $(call flag,--preset,$(PRESET)) $(ARGS)
 
 test: $(READY) ## the tests, but for slow, network and GPU ones
 	$(BIN)/python -m pytest -q -n 2 -m "not slow and not network and not gpu" $(ARGS)

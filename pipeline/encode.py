@@ -7,7 +7,7 @@ every view and, by default, decodes it and compares.
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any
@@ -35,6 +35,8 @@ from shards.errors import ByteproxyError
 from shards.hashing import keyed_hash
 from shards.manifest import Chunk, RowGroup, ShardFile, View
 from shards.writer import Document, table_of, write_shard
+
+AT_ONCE = 1 << 20  # bytes of documents that are encoded together
 
 
 @dataclass(frozen=True)
@@ -75,25 +77,30 @@ def is_checked(share: float, seed: int, identity: bytes) -> bool:
     return share >= 1 or keyed_hash("check", seed, identity) < share * 2**64
 
 
-def encode_document(
-    raw: bytes, codecs: Mapping[str, Codec], check: bool, seconds: Mapping[str, list[float]], where: str
-) -> dict[str, Encoded]:
-    """A document in each view; with `check` decoded again and compared. Adds to each view's `seconds` (encode, decode).
+def encode_documents(
+    raws: Sequence[bytes], codecs: Mapping[str, Codec], seconds: Mapping[str, list[float]], identities: Sequence[bytes],
+    wheres: Sequence[str], check: float, seed: int,
+) -> list[dict[str, Encoded]]:  # fmt: skip
+    """Documents in each view; of the share `check`, or less where a codec decodes slowly, decoded and compared.
 
-    Raises ByteproxyError if a view does not decode to `raw`; `where`: the document's place, for that message.
+    Adds to each view's `seconds` (encode, decode). Raises ByteproxyError if a view does not decode to its document;
+    `wheres`: the documents' places, for that message.
     """
-    encoded = {}
+    encoded: list[dict[str, Encoded]] = [{} for _ in raws]
     for name, codec in codecs.items():
-        spent = seconds[name]
+        spent, share = seconds[name], min(check, codec.checked_share) if codec.lossless else 0.0
+        chosen = [row for row, identity in enumerate(identities) if is_checked(share, seed, identity)]
         started = perf_counter()
-        result = encoded[name] = codec.encode(raw)
+        results = codec.encode_many(raws)
         middle = perf_counter()
+        decoded = codec.decode_many([results[row] for row in chosen], [len(raws[row]) for row in chosen])
         spent[0] += middle - started
-        if check:
-            decoded = codec.decode(result.symbols, len(raw))
-            spent[1] += perf_counter() - middle
-            if decoded != raw:
-                raise ByteproxyError(f"view {name}: {where} does not decode to its own bytes; report this")
+        spent[1] += perf_counter() - middle
+        for row, text in zip(chosen, decoded, strict=True):
+            if text != raws[row]:
+                raise ByteproxyError(f"view {name}: {wheres[row]} does not decode to its own bytes; report this")
+        for row, result in enumerate(results):
+            encoded[row][name] = result
     return encoded
 
 
@@ -125,6 +132,8 @@ class EncodeBlock(beam.DoFn):
         records = load_table(scratch.index(split, block))
         names = ("id", "source_id", "source", "path", "language", "licence")
         documents: list[Document] = []
+        waiting: list[Document] = []  # to be encoded together
+        identities: list[bytes] = []
         twins: set[int] = set()
         scrubbed: dict[str, dict[str, int]] = {}  # kind of secret -> documents, places in them
         seconds = {view.name: [0.0, 0.0] for view in views}
@@ -145,14 +154,15 @@ class EncodeBlock(beam.DoFn):
                 sums = scrubbed.setdefault(kind, {"documents": 0, "places": 0})
                 sums["documents"] += 1
                 sums["places"] += count
-            check = is_checked(self.task.check, self.task.seed, identity)
-            checked += check
-            where = f"{source}/{path}" if path else f"{source}, id {identity.hex()}"
-            encoded = encode_document(raw, self.codecs, check, seconds, where)
+            checked += is_checked(self.task.check, self.task.seed, identity)
             if split == "train":
                 twins.update(self.twins.twins_of(raw))
-            documents.append(Document(raw, source, path, language, licence, source_id and source_id.hex(), encoded))
-            self.counter.add(1, len(raw))
+            identities.append(identity)
+            waiting.append(Document(raw, source, path, language, licence, source_id and source_id.hex()))
+            if sum(len(document.raw) for document in waiting) >= AT_ONCE:
+                documents += self._encoded(waiting, identities, seconds)
+                waiting, identities = [], []
+        documents += self._encoded(waiting, identities, seconds)
         encoded_block = table_of(documents, views)
         save_table(scratch.block(split, block), encoded_block)
         facts = {
@@ -174,6 +184,18 @@ class EncodeBlock(beam.DoFn):
         for view in views:
             tally(ENCODE, f"{view.name}_bytes", view.width * _total(encoded_block[f"{view.name}_len"]))
         note(ENCODE, "block_milliseconds", [round(1000 * (ended - begin))])
+
+    def _encoded(
+        self, waiting: list[Document], identities: list[bytes], seconds: Mapping[str, list[float]]
+    ) -> list[Document]:
+        wheres = [
+            f"{d.source}/{d.path}" if d.path else f"{d.source}, id {identity.hex()}"
+            for d, identity in zip(waiting, identities, strict=True)
+        ]
+        raws, task = [document.raw for document in waiting], self.task
+        encoded = encode_documents(raws, self.codecs, seconds, identities, wheres, task.check, task.seed)
+        self.counter.add(len(raws), sum(map(len, raws)))
+        return [replace(document, encoded=views) for document, views in zip(waiting, encoded, strict=True)]
 
     def _changed(self, found: Changed, record: dict[str, Any]) -> dict[str, Any]:
         """A document that is not what was surveyed any more, for `rejected/`. Raises it if the build must stop."""

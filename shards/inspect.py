@@ -62,7 +62,10 @@ def document(folder: Path, which: str, split: str | None = None) -> str:
             continue
         codec = shard_set.codec(name)
         for (raw_0, symbol_0), (raw_1, symbol_1) in pairwise(anchors_A2[: _SHOWN + 1]):
-            pieces = "|".join(_text(codec.decode(symbols[s : s + 1])) for s in range(symbol_0, symbol_1))
+            if codec.piecewise:
+                pieces = "|".join(_text(codec.decode(symbols[s : s + 1])) for s in range(symbol_0, symbol_1))
+            else:
+                pieces = " ".join(map(str, symbols[symbol_0:symbol_1].tolist()))
             lines.append(f"  {raw_0:>8}  {_text(raw[raw_0:raw_1])}\n  {symbol_0:>8}  {pieces}")
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ USAGE = """usage: python -m trainer VERB [--key value …]
   export     write a run's model as a folder that transformers loads
   compress   compress a file with a run's model; decompress gets it back, bit for bit
   report     curves of one run or several, as HTML and PNG
+  neural     train the byte LM of the neural codec, and write it as integers
   plan       show what a batch holds, without training
 
 Each verb has its --help. A first run, on the CPU, with the newest set under data/:
@@ -139,6 +140,13 @@ def sample(arguments: list[str]) -> int:
     return run_sample(arguments, f"--run: the folder of a run expected{_runs_there_are()}")
 
 
+def neural(arguments: list[str]) -> int:
+    """The verb `neural`."""
+    from trainer.neural import main as make
+
+    return make(arguments)
+
+
 def plan(arguments: list[str]) -> int:
     """The verb `plan`, which needs no torch."""
     from trainer.plan_cli import main as show
@@ -234,6 +242,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compress": compress,
     "decompress": decompress,
     "report": report,
+    "neural": neural,
     "plan": plan,
 }
 

@@ -31,7 +31,7 @@ class Config:
         free=True,
     )
     run: str = _say("", "folder of the run; by default runs/<set>-<preset>", free=True)
-    preset: str = _say("demo", "sizes to start from: demo (CPU, minutes), 5m, 25m, 100m, 500m")
+    preset: str = _say("demo", "sizes to start from: demo (CPU, minutes), 5m, 25m, 100m, 500m; lm-1m, lm-3m, lm-40m")
     seed: int = _say(0, "of the initial weights, the order and the layouts of documents")
     device: str = _say("auto", "cpu or cuda; auto: cuda where there is one")
     dtype: str = _say(
@@ -221,6 +221,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "500m": {"width": 1536, "layers": 18, "heads": 12, "kv_heads": 4, "head_dim": 128, "mlp": 4608, "steps": 50000,
              "context": 4096, "batch_rows": 512, "micro_rows": 8, "lr": 1.2e-3, "warmup_steps": 500,
              "checkpoint_every": 1000, "eval_every": 1000},
+    # of the neural codec (`python -m trainer neural`)
+    "lm-1m": {"width": 128, "layers": 5, "heads": 2, "kv_heads": 2, "mlp": 384, "steps": 4000, "batch_rows": 8,
+              "optimizer": "muon", "schedule": "wsd", "decay": 0.4, "lr_floor": 0.02, "eval_every": 0},
+    "lm-3m": {"width": 256, "layers": 4, "heads": 4, "kv_heads": 4, "mlp": 640, "steps": 1800, "batch_rows": 8,
+              "optimizer": "muon", "schedule": "wsd", "decay": 0.4, "lr_floor": 0.02, "eval_every": 0},
+    "lm-40m": {"width": 512, "layers": 12, "heads": 8, "kv_heads": 8, "mlp": 1408, "steps": 20000, "context": 2048,
+               "batch_rows": 32, "lr": 2e-3, "warmup_steps": 300, "checkpoint_every": 1000, "eval_every": 1000},
 }  # fmt: skip
 
 

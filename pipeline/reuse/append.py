@@ -15,7 +15,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipeline.encode import encode_document, is_checked, load_codec_of
+from pipeline.encode import AT_ONCE, encode_documents, is_checked, load_codec_of
 from pipeline.records import load_table, save_table
 from pipeline.reporting.statistics import block_statistics, merged
 from pipeline.reuse.rows import Rows, documents, read_raw
@@ -98,16 +98,22 @@ class EncodeRows(beam.DoFn):
         values: dict[str, list[bytes]] = {name: [] for name in _columns(task.views)}
         seconds = {view.name: [0.0, 0.0] for view in task.views}
         checked = 0
+        raws: list[bytes] = []
+        identities: list[bytes] = []
         for i in range(rows.first, rows.last):
-            raw = read_raw(split, i)
-            check = is_checked(task.check, task.seed, split.id(i))
-            checked += check
-            encoded = encode_document(raw, self.codecs, check, seconds, f"id {split.id(i).hex()}")
-            for view in task.views:
-                symbols, pairs = encoded[view.name]
-                values[view.name].append(np.ascontiguousarray(symbols, SYMBOL_DTYPES[view.width]).tobytes())
-                values[f"{view.name}_anchors"].append(np.ascontiguousarray(pairs, ANCHOR_DTYPE).tobytes())
-            self.counter.add(1, len(raw))
+            raws.append(read_raw(split, i))
+            identities.append(split.id(i))
+            checked += is_checked(task.check, task.seed, identities[-1])
+            if i + 1 < rows.last and sum(map(len, raws)) < AT_ONCE:
+                continue
+            wheres = [f"id {identity.hex()}" for identity in identities]
+            for encoded in encode_documents(raws, self.codecs, seconds, identities, wheres, task.check, task.seed):
+                for view in task.views:
+                    symbols, pairs = encoded[view.name]
+                    values[view.name].append(np.ascontiguousarray(symbols, SYMBOL_DTYPES[view.width]).tobytes())
+                    values[f"{view.name}_anchors"].append(np.ascontiguousarray(pairs, ANCHOR_DTYPE).tobytes())
+            self.counter.add(len(raws), sum(map(len, raws)))
+            raws, identities = [], []
         columns = {name: pa.array(column, pa.large_binary()) for name, column in values.items()}
         save_table(task.scratch.block(rows.split, rows.block), pa.table(columns))
         facts = {"documents": rows.last - rows.first, "checked": checked, "seconds": seconds}

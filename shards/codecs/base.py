@@ -59,6 +59,7 @@ class Codec(ABC):
     needs_fit: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, range]] = {}  # option -> values allowed, where an integer is bounded
     positional: ClassVar[str | None] = None  # the option that a value without a name is of
+    piecewise: ClassVar[bool] = True  # a symbol means the same text wherever it stands
     checked_share: ClassVar[float] = 1.0  # of the documents, at most: those that a build decodes again
 
     width: int  # bytes a symbol: 1, 2 or 4

@@ -33,7 +33,7 @@ def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> 
         (["--anneal", "0.9"], "together at most 1 expected"),
         (["--heads", "3", "--kv-heads", "2"], "--heads 3: a multiple of --kv-heads 2 expected"),
         (["--batch-rows", "10", "--micro-rows", "3"], "--batch-rows 10: a multiple of --micro-rows 3 expected"),
-        (["--preset", "huge"], "preset 'huge' found, one of demo, 5m, 25m, 100m, 500m expected"),
+        (["--preset", "huge"], "preset 'huge' found, one of demo, 5m, 25m, 100m, 500m, lm-1m, lm-3m, lm-40m expected"),
         (["--lr", "nan"], "--lr: nan found"),
         (["--keep", "-1"], "--keep: -1 found, 0 or more expected"),
         (["--keep-every", "-1"], "--keep-every: -1 found, 0 or more expected"),

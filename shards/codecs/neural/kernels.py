@@ -5,7 +5,7 @@ from a cache or all at once, on any processor. So nothing that is summed is a fl
 int32; squares, probabilities and entropies are summed as integers; the largest of a row does not depend on order.
 Floats are only touched element by element, by IEEE addition, multiplication, division and square root, in float32, in
 the order written here: the compiler may neither contract nor reassociate them (numba's default). Powers of two come
-from a polynomial of such steps.
+from a polynomial of such steps. (numba's other error model would test each divisor, and no loop became vectors.)
 
 Numbers in int8 stand for x = integer * scale: one scale for a row (activations), for a row and head (queries, keys),
 for an output channel (weights) or for a channel (values).
@@ -68,7 +68,7 @@ def _inverse_rms(squares, count):  # type: ignore[no-untyped-def]
     return ONE / np.sqrt(mean + EPSILON)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def norm(x_NW, gain_W, out_NW, scale_N):  # type: ignore[no-untyped-def]
     """RMSNorm with a gain, to int8."""
     width = x_NW.shape[1]
@@ -83,7 +83,7 @@ def norm(x_NW, gain_W, out_NW, scale_N):  # type: ignore[no-untyped-def]
         scale_N[n] = (top / TOP) * _inverse_rms(squares, width)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def quantise(x_NW, out_NW, scale_N):  # type: ignore[no-untyped-def]
     """To int8, the largest of each row becoming 127."""
     for n in range(len(x_NW)):
@@ -96,7 +96,7 @@ def quantise(x_NW, out_NW, scale_N):  # type: ignore[no-untyped-def]
         scale_N[n] = top / TOP
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def add(x_NW, product_NW, scale_N, weight_W):  # type: ignore[no-untyped-def]
     """Add a matrix product to the stream."""
     for n in range(len(x_NW)):
@@ -104,7 +104,7 @@ def add(x_NW, product_NW, scale_N, weight_W):  # type: ignore[no-untyped-def]
             x_NW[n, w] = x_NW[n, w] + (np.float32(product_NW[n, w]) * weight_W[w]) * scale_N[n]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def swiglu(product_NG, scale_N, weight_G, out_NF, out_scale_N):  # type: ignore[no-untyped-def]
     """silu(gate) * up, to int8; gates are the first half of the product, (N, 2 * F)."""
     hidden = out_NF.shape[1]
@@ -125,7 +125,7 @@ def swiglu(product_NG, scale_N, weight_G, out_NF, out_scale_N):  # type: ignore[
         out_scale_N[n] = top / TOP
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def split_heads(product_NA, scale_N, weight_A, gains_2D, cos_TD, sin_TD, position_N, score, inverse_HD,  # type: ignore[no-untyped-def]
                 q_NHD, q_NH, k_NHD, k_NH, v_NHD):  # fmt: skip
     """Queries and keys normed, rotated, to int8 with a scale for each head; values to int8 by their channel's scale.
@@ -162,7 +162,7 @@ def split_heads(product_NA, scale_N, weight_A, gains_2D, cos_TD, sin_TD, positio
                 v_NHD[n, h, d] = np.int8(_round(min(max(x, -TOP), TOP)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def attend(q_NHD, q_NH, k_MHD, k_MH, v_MHD, shared_k_PHD, shared_k_PH, shared_v_PHD, first_N, last_N, value_HD, out_NA):  # type: ignore[no-untyped-def]
     """Attention of each position to the shared ones and to [first, last] of a cache; for few keys, or few queries."""
     heads, width = q_NHD.shape[1:]
@@ -199,7 +199,7 @@ def attend(q_NHD, q_NH, k_MHD, k_MH, v_MHD, shared_k_PHD, shared_k_PH, shared_v_
                 out_NA[n, h * width + d] = (np.float32(sum_D[d]) * value_HD[h, d]) / np.float32(total)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def softmax(dot_QT, q_Q, k_T, begin, high_QT, low_QT, total_Q):  # type: ignore[no-untyped-def]
     """Weights of the keys up to each query's own, `begin` + its number, as 128 * high + low; the rest are zero."""
     keys = dot_QT.shape[1]
@@ -217,7 +217,7 @@ def softmax(dot_QT, q_Q, k_T, begin, high_QT, low_QT, total_Q):  # type: ignore[
         total_Q[q] = total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def mix(high_QD, low_QD, total_Q, value_D, out_QD):  # type: ignore[no-untyped-def]
     """The values' weighted mean from both parts of their sums."""
     for q in range(len(high_QD)):
@@ -258,7 +258,7 @@ def _log2(x):  # type: ignore[no-untyped-def]
     return whole * ENTROPY_UNIT + bits
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def predict(product_NK, scale_N, weight_K, target_N, below_N, share_N, total_N, entropy_N):  # type: ignore[no-untyped-def]
     """Of each target byte: the weight of all lesser bytes, its own, that of all; and the entropy before it is known."""
     score_K, out_K = np.empty(256, np.float32), np.empty(256, np.int32)
@@ -270,7 +270,7 @@ def predict(product_NK, scale_N, weight_K, target_N, below_N, share_N, total_N, 
         below_N[n], share_N[n] = below, out_K[target_N[n]]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def tables(product_NK, scale_N, weight_K, below_NB, entropy_N):  # type: ignore[no-untyped-def]
     """Of each position: the cumulated weights of all bytes, from 0 to their sum, and the entropy."""
     score_K, out_K = np.empty(256, np.float32), np.empty(256, np.int32)

@@ -66,7 +66,8 @@ def random_weights(shape: Shape, seed: int = 0, sharp: float = 1.0) -> dict[str,
                  "self_attn.o_proj": (W, inner), "mlp.gate_proj": (shape.mlp, W), "mlp.up_proj": (shape.mlp, W),
                  "mlp.down_proj": (W, shape.mlp)}  # fmt: skip
         found |= {f"layers.{layer}.{name}.weight": matrix(*size) for name, size in sizes.items()}
-        for name, size in (("input_layernorm", W), ("post_attention_layernorm", W), ("self_attn.q_norm", shape.head_dim),
-                           ("self_attn.k_norm", shape.head_dim)):  # fmt: skip
+        norms = {"input_layernorm": W, "post_attention_layernorm": W}
+        norms |= {f"self_attn.{name}_norm": shape.head_dim for name in "qk"}
+        for name, size in norms.items():
             found[f"layers.{layer}.{name}.weight"] = ones(size, np.float32)
     return found

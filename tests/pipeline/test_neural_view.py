@@ -1,0 +1,39 @@
+"""A neural view from a trained LM: built by one worker or two, added later, verified: always the same set."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import main
+from shards.__main__ import main as shards_main
+from shards.reader import ShardSet
+from tests.pipeline.conftest import copy_code, digests, run_build
+from trainer.__main__ import main as trainer_main
+
+TINY = ("--width", "64", "--layers", "2", "--heads", "2", "--kv-heads", "2", "--head-dim", "32", "--mlp", "96",
+        "--context", "128", "--batch-rows", "8", "--steps", "12", "--eval-bytes", "1000", "--threads", "1",
+        "--sample-bytes", "20000")  # fmt: skip
+
+
+def test_train_build_add_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = copy_code(tmp_path / "corpus", ("json",))
+    for path in sorted(corpus.glob("*.py"))[:45]:
+        path.unlink()
+    assert run_build(corpus, tmp_path / "plain", views="gzip") == 0
+    command = ["neural", "--shards", str(tmp_path / "plain"), "--out", str(tmp_path / "lm"), *TINY]
+    assert trainer_main(command) == 0 and trainer_main(command) == 0
+    assert "is there already" in capsys.readouterr().out
+    view = f"neural:{tmp_path / 'lm'}"
+    assert run_build(corpus, tmp_path / "one", views=f"gzip {view}") == 0
+    assert run_build(corpus, tmp_path / "two", "--workers", "2", views=f"gzip {view}") == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert main(["add-view", str(tmp_path / "plain"), "--workers", "1", "--view", view]) == 0
+    whole, grown = ShardSet.open(tmp_path / "one").manifest, ShardSet.open(tmp_path / "plain").manifest
+    assert whole.views == grown.views
+    for split in ("train", "val"):
+        assert [file.sha256 for file in whole.splits[split]] == [file.sha256 for file in grown.splits[split]]
+    assert main(["add-view", str(tmp_path / "plain"), "--workers", "1", "--view", view]) == 0
+    assert "has neural already" in capsys.readouterr().out
+    assert shards_main(["verify", str(tmp_path / "plain")]) == 0
+    assert "(of neural 2%)" in capsys.readouterr().out
+    assert shards_main(["inspect", str(tmp_path / "plain"), "--document", "0"]) == 0
