@@ -43,6 +43,7 @@ class Neural(Codec):
 
     kind = "neural"
     positional = "artifact"
+    piecewise = False
     checked_share = 0.02  # decoding takes many times as long as encoding
     anchor_gap = GAP
     ranges: ClassVar = {"segment": range(2, LONGEST + 1)}
@@ -221,7 +222,7 @@ def digest_of(folder: Path) -> str:
 
 
 def write_artifact(folder: Path, shape: Shape, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Write lm.json and lm.safetensors; with codec.json beside them, of default options, the folder is a codec's too."""
+    """Write lm.json and lm.safetensors; with codec.json beside them, of default options, the folder is a codec's."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in artifact_files(LM(shape, tensors), facts).items():
         (folder / name).write_bytes(content)
