@@ -15,6 +15,7 @@ TINY = ("--width", "64", "--layers", "2", "--heads", "2", "--kv-heads", "2", "--
         "--sample-bytes", "20000")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_train_build_add_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = copy_code(tmp_path / "corpus", ("json",))
     for path in sorted(corpus.glob("*.py"))[:45]:

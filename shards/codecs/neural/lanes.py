@@ -52,11 +52,11 @@ def decode_lanes(lm: LM, lanes: Sequence[Lane], codes: int, thresholds: Threshol
         entropy, rise = thresholds or (0, 0)
         symbols = [lane.symbols if lane else _NONE for lane in current]
         tables_LB, surprise_L = first_LB, entropy_L
-        for slot in live:  # a lane that begins a block has read nothing
+        for slot in live.tolist():  # a lane that begins a block has read nothing
             if work.position[slot] == 0:
                 surprise_L[slot] = lm.prefix.entropy
                 tables_LB[slot] = lm.prefix.below_B
-        for slot in live:
+        for slot in live.tolist():
             fresh = thresholds is not None and work.position[slot] > 0 and begins(
                 surprise_L[slot], work.former[slot], work.length[slot], entropy, rise
             )  # fmt: skip
@@ -99,7 +99,7 @@ def decode_lanes(lm: LM, lanes: Sequence[Lane], codes: int, thresholds: Threshol
         tables_LB[live] = below
         work.position[live] += 1
         work.length[live] += 1
-        for slot in live[work.position[live] == s.block]:
+        for slot in live[work.position[live] == s.block].tolist():
             lane = current[slot]
             assert lane is not None
             work.flush(slot, lane)

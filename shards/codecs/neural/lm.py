@@ -99,7 +99,7 @@ class LM:
         self.score = np.float32(1.4426950408889634 * shape.head_dim**-0.5)
         expect_exact_products()
 
-    def stream(self, ids_N: np.ndarray, position_N: np.ndarray, attend: Attend) -> tuple[torch.Tensor, np.ndarray]:
+    def stream(self, ids_N: np.ndarray, position_N: np.ndarray, attend: Attend) -> tuple[np.ndarray, np.ndarray]:
         """The head's products (N, K) and their rows' scales, for inputs at these positions of their contexts."""
         s, t = self.shape, self.tensors
         N, inner = len(ids_N), s.heads * s.head_dim
@@ -192,7 +192,7 @@ class LM:
             for first in range(0, len(q), T):
                 for h in range(s.heads):
                     k_TD, v_TD, k_T = (np.ascontiguousarray(x[first : first + T, h]) for x in (k, v, k_scale))
-                    k_DT, v_TD = torch.from_numpy(np.ascontiguousarray(k_TD.T)), torch.from_numpy(v_TD)
+                    k_DT, values_TD = torch.from_numpy(np.ascontiguousarray(k_TD.T)), torch.from_numpy(v_TD)
                     for begin in range(0, T, QUERIES):
                         end = min(begin + QUERIES, T)
                         here = slice(first + begin, first + end)
@@ -200,7 +200,7 @@ class LM:
                         dots = torch._int_mm(q_QD, k_DT[:, :end].contiguous()).numpy()
                         both, total_Q = np.empty((2, *dots.shape), np.int8), np.empty(end - begin, np.int64)
                         kernels.softmax(dots, q_scale[here, h].copy(), k_T[:end], begin, both[0], both[1], total_Q)
-                        sums = torch._int_mm(torch.from_numpy(both.reshape(-1, end)), v_TD[:end]).numpy()
+                        sums = torch._int_mm(torch.from_numpy(both.reshape(-1, end)), values_TD[:end]).numpy()
                         half = end - begin
                         kernels.mix(sums[:half], sums[half:], total_Q, value[h], out[here, h * D : h * D + D])
             return out

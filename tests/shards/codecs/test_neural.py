@@ -1,6 +1,7 @@
 """The neural codec on an untrained LM, which is a lawful one: lossless, and the same symbols however it is computed."""
 
 import hashlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.shards.codecs.test_lossless import ADVERSARIAL, assert_good
 SHAPE = Shape(width=64, layers=2, heads=2, head_dim=32, mlp=96, context=96)
 OPTIONS = ("", ",context=block", ",window=8", ",window=12,segment=4")
 DRAW = np.random.default_rng(0)
-ODD = {name: raw[:6000] for name, raw in ADVERSARIAL.items()} | {"random bytes": DRAW.bytes(3000)}
+ODD = {name: raw[:1500] for name, raw in ADVERSARIAL.items()} | {"random bytes": DRAW.bytes(3000)}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def digest(codec: Codec, raws: list[bytes], at_once: int = 64) -> str:
 @pytest.fixture(scope="module")
 def documents(code: list[bytes]) -> list[bytes]:
     """Pieces of real code of all lengths, and what is odd."""
-    return [raw[: 1 + 37 * i] for i, raw in enumerate(code[:40])] + list(ODD.values())
+    return [raw[: 1 + 37 * i] for i, raw in enumerate(code[:24])] + list(ODD.values())
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -94,9 +95,9 @@ import shards.codecs.neural.codec as module
 from contextlib import nullcontext
 module.one_thread = nullcontext
 torch.set_num_threads(2)
-state = hashlib.sha256()
+codec, state = load_codec(Path(sys.argv[1])), hashlib.sha256()
 for path in sys.argv[2:]:
-    for part in load_codec(Path(sys.argv[1])).encode(Path(path).read_bytes()):
+    for part in codec.encode(Path(path).read_bytes()):
         state.update(part.tobytes())
 assert not [m for m in sys.modules if m.split('.')[0] in ('trainer', 'pipeline', 'apache_beam')]
 print(torch.get_num_threads(), state.hexdigest())
@@ -129,14 +130,14 @@ def test_what_follows_a_byte_changes_nothing_before_it(artifact: Path) -> None:
 
 def test_equal_segments_have_equal_symbols_wherever_they_stand(artifact: Path, code: list[bytes]) -> None:
     codec, known = made(artifact), {}
-    text_N, _, ends_N = codec.predictions(code[:4])
-    symbols = [encoded.symbols for encoded in codec.encode_many(code[:4])]
+    text_N, _, ends_N = codec.predictions(code[:2])
+    symbols = [encoded.symbols for encoded in codec.encode_many(code[:2])]
     bounds = [0, *(np.flatnonzero(ends_N) + 1).tolist()]
     alone = codec.lm.read_segments(text_N, ends_N)
     seen = 0
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds):
         string = text_N[begin:end].tobytes()
-        found = tuple(map(tuple, (part[begin:end] for part in alone[:3])))
+        found = tuple(map(tuple, (part[begin:end].tolist() for part in tuple(alone)[:3])))
         seen += string in known
         assert known.setdefault(string, found) == found
     assert seen > 100 and sum(map(len, symbols)) > 100
@@ -169,25 +170,25 @@ def test_mistakes_in_a_view_are_named(artifact: Path, spec: str, message: str) -
 
 def test_corrupt_symbols_are_refused_or_give_text_of_the_size_asked_for(artifact: Path, code: list[bytes]) -> None:
     codec = made(artifact)
-    symbols = codec.encode(code[0][:400]).symbols
+    symbols = codec.encode(code[0][:300]).symbols
     refused = 0
-    for at in range(0, len(symbols), 7):
+    for at in range(0, len(symbols), 23):
         changed = symbols.copy()
         changed[at] ^= 0x155
         try:
-            assert len(codec.decode(changed, 400)) == 400
+            assert len(codec.decode(changed, 300)) == 300
         except ByteproxyError:
             refused += 1
     assert refused > 0
     with pytest.raises(ByteproxyError, match="corrupt"):
-        codec.decode(symbols[:-1], 400)
+        codec.decode(symbols[:-1], 300)
     with pytest.raises(ByteproxyError, match="corrupt"):
-        codec.decode(symbols.astype(np.int32), 400)
+        codec.decode(symbols.astype(np.int32), 300)
 
 
 def test_fuzzy_takes_fewer_symbols_and_says_that_it_is_one_way(artifact: Path, code: list[bytes]) -> None:
     fuzzy, lossless = made(artifact, ",mode=fuzzy"), made(artifact)
-    counts = [sum(len(each.symbols) for each in codec.encode_many(code[:6])) for codec in (fuzzy, lossless)]
+    counts = [sum(len(each.symbols) for each in codec.encode_many(code[:1])) for codec in (fuzzy, lossless)]
     assert not fuzzy.lossless and counts[0] <= counts[1]
     with pytest.raises(ByteproxyError, match="one way"):
         fuzzy.decode(fuzzy.encode(b"abc").symbols)
@@ -199,9 +200,10 @@ def test_powers_of_two_are_near_the_true_ones() -> None:
     assert np.abs(found - 65535 * 2.0 ** -t.astype(np.float64)).max() < 2
 
 
-def test_integers_predict_as_floats_do(artifact: Path) -> None:
+def test_integers_predict_as_floats_do() -> None:
     """Against the same weights in float64, all sums and exponentials by NumPy."""
-    model = made(artifact).lm
+    values = np.full((SHAPE.layers, SHAPE.heads, SHAPE.head_dim), 4.0)
+    model = LM(SHAPE, quantise(SHAPE, random_weights(SHAPE), values, 1e4))
     text = np.frombuffer(Path(__file__).read_bytes(), np.uint8)[: SHAPE.block]
     found = model.read_blocks([text])
     ours = -np.log2(np.maximum(found.share_N, 0.5) / found.total_N)
