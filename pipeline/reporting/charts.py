@@ -113,8 +113,8 @@ def share_bar(parts: Sequence[tuple[str, float]], unit: str = "") -> Markup:
         )
         x += 100 * size / total
     drawn = Markup("").join(marks)
-    legend = _legend([f"{name} {size / total:.0%}" for name, size in parts])
-    return markup('<figure><svg class="bar" width="100%" height="26" role="img">{}</svg>{}</figure>', drawn, legend)
+    names = legend([f"{name} {size / total:.0%}" for name, size in parts])
+    return markup('<figure><svg class="bar" width="100%" height="26" role="img">{}</svg>{}</figure>', drawn, names)
 
 
 def meter(parts: Sequence[float], whole: float) -> Markup:
@@ -155,7 +155,7 @@ def _plot(marks: Sequence[Markup], first: int, last: int, top: int, unit: str, s
         '</svg><svg width="100%" height="{height}" role="img" aria-label="documents by {unit}">{grid}{marks}{below}'
         "</svg></div><figcaption>{unit} a document, each bin twice as wide as the one before; upwards: documents"
         "</figcaption></figure>",
-        legend=_legend([one.name for one in series]) if len(series) > 1 else "",
+        legend=legend([one.name for one in series]) if len(series) > 1 else "",
         height=HEAD + HEIGHT + FOOT,
         beside=beside,
         unit=unit,
@@ -183,7 +183,8 @@ def _labels(first: int, last: int) -> Iterator[Markup]:
             )
 
 
-def _legend(names: Sequence[str]) -> Markup:
+def legend(names: Sequence[str]) -> Markup:
+    """The names with their colours."""
     items = (markup('<span><i class="c{}"></i>{}</span>', number % COLOURS, name) for number, name in enumerate(names))
     return markup('<div class="legend">{}</div>', Markup("").join(items))
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.reporting.charts import Series, columns, inclusive_label, lines, meter, share_bar, shown
+from pipeline.reporting.curves import curves
 from pipeline.reporting.figures import count, percent, rate, seconds, size
 from pipeline.reporting.report import Report
 
@@ -55,8 +56,17 @@ def _charts(report: Report) -> dict[str, Markup]:
         "lengths": columns(raw, "bytes"),
         "symbols": lines(views, "symbols"),
         "anchors": lines(anchors, "anchors") if anchors else Markup(""),
+        "stability": _stability(report["stability"]["views"]) if "stability" in report else Markup(""),
         "time": share_bar([*stages, ("the rest", rest)] if rest > 0.01 else stages, "s"),
     }
+
+
+def _stability(views: Report) -> Markup:
+    series = {name: [figure["mean"] for figure in view["distance"].values()] for name, view in views.items()}
+    points = [f"{float(rate):.0%}" for rate in next(iter(views.values()))["distance"]]
+    return curves(
+        series, points, "to the right: share of the text's bytes edited; upwards: of a view's symbols changed"
+    )
 
 
 def clusters_by_size(report: Report) -> list[tuple[str, int, int]]:

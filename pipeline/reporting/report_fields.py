@@ -65,6 +65,18 @@ FIELDS = {
     "twins.found": "those of which train holds a near-twin: 70% or more of their lines in common",
     "twins.share": "found / sampled",
     "twins.byte_share": "the same in bytes",
+    "stability.documents": "held-out documents that `python -m pipeline stability` has edited",
+    "stability.bytes": "bytes of their text",
+    "stability.seed": "of the edits",
+    "stability.views.*.distance.*.mean": "by the share of bytes edited: edit distance of a view's symbols before and "
+    "after by the longer of both, over all kinds of edits; `raw` is the text itself",
+    "stability.views.*.distance.*.error": "its standard error",
+    "stability.views.*.distance_by_edit.*.*.mean": "the same by kind of edit",
+    "stability.views.*.distance_by_edit.*.*.error": "its standard error",
+    "stability.views.*.downstream.mean": "the same behind the first symbol that an edit of one byte changes",
+    "stability.views.*.downstream.error": "its standard error",
+    "stability.views.*.bytes_a_symbol": "bytes of text a symbol of these documents",
+    "stability.views.*.bits_a_symbol": "entropy of a symbol by its frequency in these documents",
     "timing.stages.*.seconds": "wall time, in the run that finished the stage",
     "timing.stages.*.bytes": "bytes that it went through; 0 where it has no such measure",
     "timing.total": "wall time of the run that finished the set",
@@ -74,9 +86,11 @@ FIELDS = {
     "timing.statistics": "of that, time to gather these statistics",
     "workers": "processes",
 }
-OPTIONAL = {name for name in FIELDS if name.startswith(("rejected.", "licences.", "scrubbed.", "near_duplicates."))} | {
-    "timing.stages.*.seconds"
-}
+OPTIONAL = {
+    name
+    for name in FIELDS
+    if name.startswith(("rejected.", "licences.", "scrubbed.", "near_duplicates.", "stability."))
+} | {"timing.stages.*.seconds"}
 
 
 def undocumented(report: Mapping[str, Any]) -> tuple[set[str], set[str]]:

@@ -1,0 +1,1 @@
+"""How much of a view a small edit of the text changes."""
