@@ -26,6 +26,7 @@ MAY_IMPORT = {
         "xxhash",
         "identify",
         "magika",
+        "rapidfuzz",
         "rensa",
         "tqdm",
         "zstandard",
