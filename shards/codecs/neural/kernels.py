@@ -57,6 +57,16 @@ def _power(t, unit):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
+def _largest(bits, one):  # type: ignore[no-untyped-def]
+    """The largest magnitude of a row of floats given as int32, whose order is the same: so the search vectorises."""
+    found = np.int32(0)
+    for i in range(len(bits)):
+        found = max(found, bits[i] & np.int32(0x7FFFFFFF))
+    one.view(np.int32)[0] = found
+    return one[0]
+
+
+@njit(inline="always")
 def _square(x):  # type: ignore[no-untyped-def]
     fixed = np.int64(_round(min(max(x * FIXED, -CLAMP), CLAMP)))
     return fixed * fixed
@@ -72,24 +82,27 @@ def _inverse_rms(squares, count):  # type: ignore[no-untyped-def]
 def norm(x_NW, gain_W, out_NW, scale_N):  # type: ignore[no-untyped-def]
     """RMSNorm with a gain, to int8."""
     width = x_NW.shape[1]
+    row, one = np.empty(width, np.float32), np.empty(1, np.float32)
+    bits = row.view(np.int32)
     for n in range(len(x_NW)):
-        top, squares = np.float32(0.0), np.int64(0)
+        squares = np.int64(0)
         for w in range(width):
-            top = max(top, abs(x_NW[n, w] * gain_W[w]))
             squares += _square(x_NW[n, w])
+        for w in range(width):
+            row[w] = x_NW[n, w] * gain_W[w]
+        top = _largest(bits, one)
         inverse = TOP / max(top, TINY)
         for w in range(width):
-            out_NW[n, w] = np.int8(_round((x_NW[n, w] * gain_W[w]) * inverse))
+            out_NW[n, w] = np.int8(_round(row[w] * inverse))
         scale_N[n] = (top / TOP) * _inverse_rms(squares, width)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def quantise(x_NW, out_NW, scale_N):  # type: ignore[no-untyped-def]
     """To int8, the largest of each row becoming 127."""
+    one = np.empty(1, np.float32)
     for n in range(len(x_NW)):
-        top = np.float32(0.0)
-        for w in range(x_NW.shape[1]):
-            top = max(top, abs(x_NW[n, w]))
+        top = _largest(x_NW[n].view(np.int32), one)
         inverse = TOP / max(top, TINY)
         for w in range(x_NW.shape[1]):
             out_NW[n, w] = np.int8(_round(x_NW[n, w] * inverse))
@@ -108,17 +121,17 @@ def add(x_NW, product_NW, scale_N, weight_W):  # type: ignore[no-untyped-def]
 def swiglu(product_NG, scale_N, weight_G, out_NF, out_scale_N):  # type: ignore[no-untyped-def]
     """silu(gate) * up, to int8; gates are the first half of the product, (N, 2 * F)."""
     hidden = out_NF.shape[1]
-    row = np.empty(hidden, np.float32)
+    row, one = np.empty(hidden, np.float32), np.empty(1, np.float32)
+    bits = row.view(np.int32)
     for n in range(len(product_NG)):
-        top, scale = np.float32(0.0), scale_N[n]
-        for f in range(hidden):  # apart from the search for the largest, which the compiler does not vectorise
+        scale = scale_N[n]
+        for f in range(hidden):
             gate = (np.float32(product_NG[n, f]) * weight_G[f]) * scale
             up = (np.float32(product_NG[n, hidden + f]) * weight_G[hidden + f]) * scale
             power = np.float32(_power(abs(gate) * LOG2E, SIGMOID_UNIT)) / SIGMOID_UNIT  # exp(-|gate|)
             over = ONE if gate >= 0 else power
             row[f] = ((over / (ONE + power)) * gate) * up
-        for f in range(hidden):
-            top = max(top, abs(row[f]))
+        top = _largest(bits, one)
         inverse = TOP / max(top, TINY)
         for f in range(hidden):
             out_NF[n, f] = np.int8(_round(row[f] * inverse))
@@ -134,13 +147,14 @@ def split_heads(product_NA, scale_N, weight_A, gains_2D, cos_TD, sin_TD, positio
     """
     heads, width = q_NHD.shape[1:]
     half = width // 2
-    row = np.empty(width, np.float32)
+    row, one = np.empty(width, np.float32), np.empty(1, np.float32)
+    bits = row.view(np.int32)
     for n in range(len(product_NA)):
         scale, cos_D, sin_D = scale_N[n], cos_TD[position_N[n]], sin_TD[position_N[n]]
         for part in range(2):
             out_NHD, out_NH = (q_NHD, q_NH) if part == 0 else (k_NHD, k_NH)
             for h in range(heads):
-                at, squares, top = (part * heads + h) * width, np.int64(0), np.float32(0.0)
+                at, squares = (part * heads + h) * width, np.int64(0)
                 for d in range(width):
                     x = (np.float32(product_NA[n, at + d]) * weight_A[at + d]) * scale
                     squares += _square(x)
@@ -149,7 +163,7 @@ def split_heads(product_NA, scale_N, weight_A, gains_2D, cos_TD, sin_TD, positio
                     first, second = row[d], row[half + d]
                     row[d] = first * cos_D[d] - second * sin_D[d]
                     row[half + d] = second * cos_D[d] + first * sin_D[d]
-                    top = max(top, max(abs(row[d]), abs(row[half + d])))
+                top = _largest(bits, one)
                 inverse = TOP / max(top, TINY)
                 for d in range(width):
                     out_NHD[n, h, d] = np.int8(_round(row[d] * inverse))
@@ -203,16 +217,21 @@ def attend(q_NHD, q_NH, k_MHD, k_MH, v_MHD, shared_k_PHD, shared_k_PH, shared_v_
 def softmax(dot_QT, q_Q, k_T, begin, high_QT, low_QT, total_Q):  # type: ignore[no-untyped-def]
     """Weights of the keys up to each query's own, `begin` + its number, as 128 * high + low; the rest are zero."""
     keys = dot_QT.shape[1]
-    score_T = np.empty(keys, np.float32)
+    score_T, one = np.empty(keys, np.float32), np.empty(1, np.float32)
+    bits_T = score_T.view(np.int32)
     for q in range(len(dot_QT)):
-        count, top, total = min(begin + q + 1, keys), np.float32(-np.inf), np.int64(0)
+        count, found, total = min(begin + q + 1, keys), np.int32(-0x80000000), np.int32(0)
         for t in range(count):
             score_T[t] = (np.float32(dot_QT[q, t]) * k_T[t]) * q_Q[q]
-            top = max(top, score_T[t])
+        for t in range(count):
+            found = max(found, bits_T[t] ^ ((bits_T[t] >> 31) & np.int32(0x7FFFFFFF)))  # floats' order, as integers
+        one.view(np.int32)[0] = found ^ ((found >> 31) & np.int32(0x7FFFFFFF))
+        top = one[0]
         for t in range(count):
             weight = _power(top - score_T[t], KEY_UNIT)
             total += weight
-            high_QT[q, t], low_QT[q, t] = np.int8(weight >> 7), np.int8(weight & 127)
+            high_QT[q, t] = np.int8(weight >> 7)
+            low_QT[q, t] = np.int8(weight & 127)
         high_QT[q, count:], low_QT[q, count:] = 0, 0
         total_Q[q] = total
 
