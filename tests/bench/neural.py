@@ -1,4 +1,4 @@
-"""The neural codec on held-out code: `python -m tests.bench.neural SET --artifact DIR`. Prints figures (--json: as JSON).
+"""The neural codec on held-out code: `python -m tests.bench.neural SET --artifact DIR`. Prints its figures.
 
 SET has a view sentencepiece, for comparison on the same documents. Times are of one thread. The bare rate is that of
 the model's own matrix products, of the same shapes, with nothing between them.
@@ -35,7 +35,6 @@ def measure(codec: Neural, raws: list[bytes], facts: dict[str, Any]) -> dict[str
     lengths: Counter[int] = Counter()
     model, block = codec.lm, codec.lm.shape.block
     batch: list[bytes] = []
-    codes = codec.ids.codes
     for number, raw in enumerate(raws):
         batch.append(raw)
         if number + 1 < len(raws) and sum(map(len, batch)) < AT_ONCE:

@@ -186,23 +186,26 @@ class LM:
         s = self.shape
 
         def attend(layer: int, q: Any, q_scale: Any, k: Any, k_scale: Any, v: Any) -> np.ndarray:
-            T = len(q) // rows
-            out = np.empty((len(q), s.heads * s.head_dim), np.float32)
-            value, D = self.tensors[f"{layer}.value"], s.head_dim
-            for first in range(0, len(q), T):
+            T, D, value = len(q) // rows, s.head_dim, self.tensors[f"{layer}.value"]
+            out = np.empty((len(q), s.heads * D), np.float32)
+            q, k, v = (  # (R, H, T, D), so that a head's rows lie together
+                torch.from_numpy(np.ascontiguousarray(x.reshape(rows, T, s.heads, D).swapaxes(1, 2))) for x in (q, k, v)
+            )
+            q_scale, k_scale = (
+                np.ascontiguousarray(x.reshape(rows, T, s.heads).swapaxes(1, 2)) for x in (q_scale, k_scale)
+            )
+            for row in range(rows):
                 for h in range(s.heads):
-                    k_TD, v_TD, k_T = (np.ascontiguousarray(x[first : first + T, h]) for x in (k, v, k_scale))
-                    k_DT, values_TD = torch.from_numpy(np.ascontiguousarray(k_TD.T)), torch.from_numpy(v_TD)
                     for begin in range(0, T, QUERIES):
                         end = min(begin + QUERIES, T)
-                        here = slice(first + begin, first + end)
-                        q_QD = torch.from_numpy(np.ascontiguousarray(q[here, h]))
-                        dots = torch._int_mm(q_QD, k_DT[:, :end].contiguous()).numpy()
-                        both, total_Q = np.empty((2, *dots.shape), np.int8), np.empty(end - begin, np.int64)
-                        kernels.softmax(dots, q_scale[here, h].copy(), k_T[:end], begin, both[0], both[1], total_Q)
-                        sums = torch._int_mm(torch.from_numpy(both.reshape(-1, end)), values_TD[:end]).numpy()
-                        half = end - begin
-                        kernels.mix(sums[:half], sums[half:], total_Q, value[h], out[here, h * D : h * D + D])
+                        size = end - begin
+                        dots = torch._int_mm(q[row, h, begin:end], k[row, h, :end].t()).numpy()
+                        both, total_Q = np.empty((2, size, end), np.int8), np.empty(size, np.int64)
+                        scales = q_scale[row, h, begin:end], k_scale[row, h, :end]
+                        kernels.softmax(dots, *scales, begin, both[0], both[1], total_Q)
+                        sums = torch._int_mm(torch.from_numpy(both.reshape(-1, end)), v[row, h, :end]).numpy()
+                        where = slice(row * T + begin, row * T + end), slice(h * D, h * D + D)
+                        kernels.mix(sums[:size], sums[size:], total_Q, value[h], out[where])
             return out
 
         return attend
