@@ -20,7 +20,7 @@ ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample export compress decompress report neural test test-all lint format image bench bench-loaders clean
+.PHONY: help setup shards verify train evaluate sample export compress decompress report neural test test-all lint format image bench bench-loaders bench-train clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -101,6 +101,9 @@ bench: $(READY) ## the pipeline's time beside the codec libraries' own (CORPUS=,
 
 bench-loaders: $(READY) ## our loader beside others, each in an environment of its own (CORPUS=, SHARDS=)
 	$(BIN)/python -m tests.bench.loaders $(call flag,--corpus,$(CORPUS)) $(call flag,--shards,$(SHARDS)) $(ARGS)
+
+bench-train: $(READY) $(if $(SHARDS),,data/stdlib/manifest.json) ## our training step beside transformers, LitGPT and a nanoGPT-style loop (SHARDS=)
+	$(BIN)/python -m tests.bench.train $(call flag,--shards,$(SHARDS)) $(ARGS)
 
 clean: ## remove what tools have cached (not data/, runs/ or .venv/)
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

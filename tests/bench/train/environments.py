@@ -1,0 +1,41 @@
+"""The Python of each peer: ours, or for LitGPT an environment of its own that borrows our torch by a `.pth` file."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).parent / "requirements"
+
+
+class EnvironmentMissing(Exception):
+    """An environment could not be installed; the message says why."""
+
+
+def interpreter(peer: str, work: Path, say: Callable[[str], None]) -> Path:
+    """The interpreter that a peer is run with, its environment installed if it is not there."""
+    wanted = REQUIREMENTS / f"{peer}.txt"
+    if not wanted.exists():
+        return Path(sys.executable)
+    folder, ours = (work / "venvs" / peer).resolve(), sysconfig.get_path("purelib")
+    made_of = hashlib.blake2b(wanted.read_bytes() + ours.encode(), digest_size=16).hexdigest()
+    python, ready = folder / "bin" / "python", folder / "ready"
+    if ready.exists() and ready.read_text() == made_of:
+        return python
+    say(f"{peer}: installing {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
+    _command(sys.executable, "-m", "venv", str(folder))
+    _command(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(wanted))
+    (next(folder.glob("lib/python*/site-packages")) / "ours.pth").write_text(ours + "\n")
+    ready.write_text(made_of)
+    return python
+
+
+def _command(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise EnvironmentMissing("; ".join(lines[-2:]) or f"exit status {done.returncode}")
