@@ -18,7 +18,7 @@ from typing import Any
 from shards.reader import ShardSet
 from tests.bench.train import environments, table
 from tests.bench.train.shape import PEERS, ROWS, Row, Shape
-from trainer.config import make_config
+from trainer.config import PRESETS, make_config
 from trainer.specials import RAW_ROWS
 
 ROOT = Path(__file__).parents[3]
@@ -63,6 +63,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("steps", "rounds", "warmup"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: {getattr(options, name)} found, 1 or more expected")
+    if unknown := set(options.presets) - set(PRESETS):
+        parser.error(f"--presets: {', '.join(sorted(unknown))} found; of {', '.join(PRESETS)} expected")
+    if not (options.shards / "manifest.json").exists():
+        parser.error(f"--shards {options.shards}: no shard set; `make data/stdlib/manifest.json` builds the demo's")
     options.threads = options.threads or os.cpu_count() or 1
     return options
 

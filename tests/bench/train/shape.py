@@ -18,6 +18,7 @@ class Shape:
     mlp: int
     rope_theta: float
     lr: float
+    warmup_steps: int
     weight_decay: float
     beta1: float
     beta2: float

@@ -3,6 +3,7 @@ bytes, autocast to bfloat16 over float32 weights, one backward pass, clipping, f
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,8 +27,10 @@ def take(
     called = torch.compile(model) if job["compiled"] else model
     half = torch.autocast(device, torch.bfloat16) if job["dtype"] == "bfloat16" else contextlib.nullcontext()
     random = np.random.default_rng(job["seed"])
-    while True:
+    for step in itertools.count():
         times = [time.perf_counter()]
+        for group in optimizer.param_groups:  # our warm-up
+            group["lr"] = shape.lr * min(1.0, (step + 1) / (shape.warmup_steps + 1))
         x, y = get_batch(job["text"], shape, random, device)
         times.append(time.perf_counter())
         with half:
