@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,35 @@ def compile_blocks(model: Model, config: Config) -> None:
     if config.compile == "on":
         for block in model.layers:
             block.compile(dynamic=False)
+
+
+class Compilation:
+    """Lets each phase of a run, `training` or `evaluation`, compile in its first use, and never again.
+
+    All steps have the same shapes, so a later compilation is a fault, which would cost a minute now and then, or, past
+    torch's limit of 8, all that compiling gains, unseen.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._on, self._used = config.compile == "on", set[str]()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Around one use of a phase. Raises ByteproxyError where it compiles anew, which says what has changed."""
+        if not self._on or name not in self._used:
+            yield
+            self._used.add(name)
+            return
+        try:
+            with torch.compiler.set_stance("fail_on_recompile"):
+                yield
+        except RuntimeError as error:
+            if "fail_on_recompile" not in str(error):
+                raise
+            raise ByteproxyError(
+                f"--compile on: {name} had to be compiled again, which fixed shapes rule out:\n{error}\n"
+                "--compile off trains without; a run is begun anew with it, for it is part of what a result depends on"
+            ) from error
 
 
 def allocator(config: Config) -> Allocate:

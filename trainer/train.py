@@ -46,7 +46,7 @@ from trainer.optim import (
 )
 from trainer.plan import PlanState
 from trainer.report import Console, Totals, final_table
-from trainer.runtime import allocator, resolve, set_up_torch
+from trainer.runtime import Compilation, allocator, resolve, set_up_torch
 from trainer.sample import Drawing, sample_text
 from trainer.saving import Saver
 from trainer.sharding import build, quiet, whole
@@ -113,12 +113,14 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
         stop_signals() as received,
     ):  # fmt: skip
         console.begin()
+        compilation = Compilation(config)
         sound = planned  # the state after the last step that the guard has seen
         for batch, planned in batches:
             rate = learning_rate(config, step)
             set_learning_rate(optimizers, rate)
             stopping = add_up(batch, bool(received), ranks)
-            nats = backward(model, batch, config.pass_rows, ranks, net)
+            with compilation.phase("training"):
+                nats = backward(model, batch, config.pass_rows, ranks, net)
             norm = clip_gradients(model, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
@@ -137,7 +139,8 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
                 held_out = None
                 if looking:
                     val = mixture.first.split("val")
-                    found = evaluate.score(scored, val, config.pass_rows, config.context, config.eval_bytes)
+                    with compilation.phase("evaluation"):
+                        found = evaluate.score(scored, val, config.pass_rows, config.context, config.eval_bytes)
                     held_out = {"val_bpb": found.bits_per_byte}
                 try:
                     console.line(metrics.flush(held_out))  # before `save`: no unsound step's weights are kept
