@@ -41,7 +41,8 @@ class Config:
 
     compile: str = _say(
         "auto",
-        "compile the model's blocks; auto: on CUDA. On the CPU that needs a C++ compiler",
+        "compile the model's blocks, in the first step and never again; auto: on CUDA. On the CPU that needs a C++ "
+        "compiler",
         ("auto", "on", "off"),
     )
 
@@ -280,7 +281,9 @@ def describe_batch(config: Config, ranks: int) -> str:
     if rows % each:
         return f"{text}, on {ranks} ranks of which some take a row more than others"
     passes = passes or rows // ranks
-    return f"{text} = {ranks} ranks x {rows // ranks // passes} passes of {passes} rows"
+    parts = ((ranks, "rank", "s"), (rows // ranks // passes, "pass", "es"), (passes, "row", "s"))
+    shared, through, size = (f"{count} {one}{more if count > 1 else ''}" for count, one, more in parts)
+    return f"{text} = {shared} x {through} of {size}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def test_rows_and_passes_follow_from_symbols_context_and_ranks() -> None:
     expected = "global batch 2,097,152 symbols = 512 rows = 2 ranks x 32 passes of 8 rows"
     assert describe_batch(config, 2) == expected
     whole = make_config({"context": 4096, "batch_symbols": 2 << 20})
-    assert describe_batch(whole, 1).endswith("= 1 ranks x 1 passes of 512 rows")
+    assert describe_batch(whole, 1).endswith("= 1 rank x 1 pass of 512 rows")
     rows = make_config({"context": 4096, "batch_rows": 512})
     assert rows.batch_symbols == 0 and describe_batch(rows, 1) == describe_batch(whole, 1)
     assert "512 rows, on 3 ranks" in describe_batch(rows, 3)
@@ -52,6 +52,6 @@ def test_a_run_says_its_batch_and_stores_it_resolved(tiny_config: Config, capsys
     base = {k: v for k, v in dataclasses.asdict(tiny_config).items() if k != "batch_rows"}
     config = make_config({**base, "batch_symbols": 6 * 272, "micro_rows": 2, "steps": 1, "eval_every": 0})
     train(config)
-    assert "global batch 1,632 symbols = 6 rows = 1 ranks x 3 passes of 2 rows" in capsys.readouterr().out
+    assert "global batch 1,632 symbols = 6 rows = 1 rank x 3 passes of 2 rows" in capsys.readouterr().out
     stored = json.loads((Path(config.run) / "config.json").read_text())
     assert (stored["batch_symbols"], stored["batch_rows"], stored["micro_rows"]) == (1632, 6, 2)
