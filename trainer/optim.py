@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.config import Config
+from trainer.muon import Muon
 from trainer.sharding import full_tensor
 
 
@@ -40,8 +41,7 @@ def make_optimizers(model: nn.Module, config: Config) -> list[Optimizer]:
     betas = (config.beta1, config.beta2)
     if config.optimizer == "muon":
         return [
-            # `match_rms_adamw` scales the updates to the size of AdamW's, so that its learning rates hold
-            torch.optim.Muon(matrices, config.lr, config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, config.lr, config.weight_decay),
             torch.optim.AdamW(others, config.lr, betas, weight_decay=0.0, fused=True),
         ]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -84,4 +84,4 @@ def _owner(parameter: Tensor, optimizers: Sequence[Optimizer]) -> Optimizer:
 
 
 def _entries(optimizer: Optimizer) -> tuple[str, ...]:
-    return ("momentum_buffer",) if isinstance(optimizer, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")
+    return ("momentum_buffer",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
