@@ -1,11 +1,11 @@
 """Muon with matrices of equal shape orthogonalised together: torch's, but for fewer and larger products.
 
-`torch.optim.Muon` does 15 small matrix products a matrix, one after another. Here the updates of all matrices of a shape
-(or of its transpose) are one stack, and Newton-Schulz works on the stack: the same products, batched. Defaults, state
-names and results are those of `torch.optim.Muon`, but for the rounding of bfloat16; so checkpoints of either load.
+`torch.optim.Muon` does 15 small matrix products a matrix, one after another. Here the updates of all matrices of a
+shape (or of its transpose) are one stack, and Newton-Schulz works on the stack: the same products, batched. Defaults,
+state names and results are those of `torch.optim.Muon`, but for bfloat16's rounding; so checkpoints of either load.
 
-Sharded parameters (DTensor, as `fully_shard` makes them): momentum stays sharded; the update is gathered, in bfloat16 as
-Newton-Schulz takes it, and of the result each process keeps its own rows.
+Sharded parameters (DTensor, as `fully_shard` makes them): momentum stays sharded; the update is gathered, in bfloat16
+as Newton-Schulz takes it, and of the result each process keeps its own rows.
 
 Legend: S matrices of a stack, A rows, B columns, A <= B.
 """
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-# Elements orthogonalised at once. On the CPU a stack should stay in the cache; elsewhere it bounds a step's memory.
+# Elements orthogonalised at once. Stacks of small matrices are faster on the CPU, larger ones are not even as fast as
+# one by one (`python -m tests.bench.muon`); elsewhere this bounds a step's memory.
 STACK = {"cpu": 1 << 18}
 LARGEST_STACK = 1 << 26
 
@@ -48,8 +49,9 @@ class Muon(torch.optim.Muon):
                     self._update(parameters[first : first + size], group)
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        wide = torch.stack([_wide(self._direction(parameter, group)) for parameter in parameters])
-        done = orthogonalise(wide, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        wide = [_wide(self._direction(parameter, group)) for parameter in parameters]
+        stack = torch.stack(wide) if len(wide) > 1 else wide[0]  # batched products of one are slower than plain ones
+        done = orthogonalise(stack, group["ns_coefficients"], group["ns_steps"], group["eps"]).view(-1, *wide[0].shape)
         lr = group["lr"]
         for parameter, update in zip(parameters, done, strict=True):
             if parameter.shape[0] > parameter.shape[1]:
@@ -70,13 +72,16 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalise(x_SAB: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """Newton-Schulz on each matrix of a stack: singular values near 1, (S, A, B) in the dtype of x."""
+    """Newton-Schulz on each matrix of a stack: singular values near 1, (S, A, B) in the dtype of x.
+
+    Of one matrix, (A, B), too."""
     a, b, c = coefficients
-    x_SAB = x_SAB / x_SAB.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    add_product = torch.baddbmm if x_SAB.dim() == 3 else torch.addmm
+    x_SAB = x_SAB / x_SAB.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram_SAA = x_SAB @ x_SAB.mT
-        gram_SAA = torch.baddbmm(gram_SAA, gram_SAA, gram_SAA, beta=b, alpha=c)
-        x_SAB = torch.baddbmm(x_SAB, gram_SAA, x_SAB, beta=a)
+        gram_SAA = add_product(gram_SAA, gram_SAA, gram_SAA, beta=b, alpha=c)
+        x_SAB = add_product(x_SAB, gram_SAA, x_SAB, beta=a)
     return x_SAB
 
 

@@ -46,7 +46,7 @@ def test_updates_and_momentum_are_those_of_torchs_muon(limit: int, monkeypatch: 
         update(theirs, two, step, skip=1 if step == 2 else -1)
     for before, mine, other in zip(start, ours, theirs, strict=True):
         moved = (other - before).norm()
-        assert moved > 0.1 and (mine - other).norm() < 0.01 * moved, mine.shape
+        assert moved > 0.05 and (mine - other).norm() < 0.01 * moved, mine.shape
         assert torch.equal(one.state[mine]["momentum_buffer"], two.state[other]["momentum_buffer"])
 
 
@@ -57,7 +57,7 @@ def test_each_goes_on_from_the_others_state(ends: tuple[Callable[..., torch.opti
     update(weights, first, 1)
     others = copy.deepcopy(weights)
     second = ends[1](others, 0.02, 0.1)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
     update(weights, first, 2)
     update(others, second, 2)
     for mine, other in zip(weights, others, strict=True):
@@ -73,9 +73,9 @@ def test_a_stack_is_orthogonalised_matrix_by_matrix_and_singular_values_come_nea
 
     together = of(x_SAB)
     values = torch.linalg.svdvals(together)
-    assert 0.5 < values.min() and values.max() < 1.3
+    assert values.min() > 0.5 and values.max() < 1.3
     for alone, found in zip(x_SAB, together, strict=True):
-        torch.testing.assert_close(of(alone[None])[0], found, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(of(alone), found, rtol=1e-4, atol=1e-5)
     assert not of(torch.zeros(1, 4, 8)).any()
 
 
