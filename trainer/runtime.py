@@ -2,8 +2,11 @@
 
 import dataclasses
 import os
+import shutil
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from trainer.config import Config
 from trainer.model import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WORTH_COMPILING = 500  # steps on the CPU: each gains a fifth or more, and compiling takes up to a minute
 
 
 def resolve(config: Config, stored: Mapping[str, Any]) -> Config:
@@ -31,7 +35,8 @@ def resolve(config: Config, stored: Mapping[str, Any]) -> Config:
     threads = threads or stored.get("threads") or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     compiled = config.compile
     if compiled == "auto":
-        compiled = stored.get("compile") or ("on" if device.startswith("cuda") else "off")
+        pays = device.startswith("cuda") or (config.steps >= WORTH_COMPILING and _has_compiler())
+        compiled = stored.get("compile") or ("on" if pays else "off")
     return dataclasses.replace(config, device=device, dtype=dtype, threads=threads, compile=compiled)
 
 
@@ -86,6 +91,12 @@ def allocator(config: Config) -> Allocate:
         return np.zeros
     kinds = {np.uint16: torch.uint16, np.int32: torch.int32, np.uint8: torch.uint8, np.bool_: torch.bool}
     return lambda shape, kind: torch.zeros(shape, dtype=kinds[kind], pin_memory=True).numpy()
+
+
+def _has_compiler() -> bool:
+    """Whether torch can compile for the CPU: it needs a C++ compiler and Python's headers."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return headers.exists() and any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
 
 
 def _cores() -> int:
