@@ -145,6 +145,8 @@ def _raw_lines(run: Run, place: Sequence[float], number: int, prefix: str) -> It
         yield Line(
             f"{prefix}held out", [place[i] for i in at], [run.entries[i]["val_bpb"] for i in at], number, dots=True
         )
+    if "raw_bpb" in run.result:  # of all of val, where looks in mid-run take a part: not one line with these
+        yield Line(f"{prefix}held out, all", [place[-1]], [run.result["raw_bpb"]], number, dots=True)
 
 
 def summary(runs: Sequence[Run]) -> list[dict[str, str]]:

@@ -62,6 +62,9 @@ def test_a_page_is_whole_and_loads_nothing(finished: Path, capsys: pytest.Captur
 
     picture = Image.open(io.BytesIO((out / "report.png").read_bytes()))
     assert picture.size[0] > 1000 and len(picture.convert("L").getcolors()) > 50
+    whole = [line for panel in panels([read_run(finished)])[1:] for line in panel.lines if line.name == "held out, all"]
+    expected = json.loads((finished / "result.json").read_text())["raw_bpb"]
+    assert len(whole) == 4 and all(line.ys == [expected] for line in whole) and whole[0].xs == [12]
     lines = [line for panel in panels([read_run(finished), read_run(second)]) for line in panel.lines]
     assert {line.colour for line in lines} == {0, 1}
 
