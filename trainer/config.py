@@ -41,8 +41,8 @@ class Config:
 
     compile: str = _say(
         "auto",
-        "compile the model's blocks, in the first step and never again; auto: on CUDA, and on the CPU for 500 steps and "
-        "more where it has a C++ compiler",
+        "compile the model's blocks, in the first step and never again; auto: on CUDA, and on the CPU for 500 steps "
+        "and more where it has a C++ compiler",
         ("auto", "on", "off"),
     )
 
