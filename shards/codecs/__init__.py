@@ -22,6 +22,7 @@ _BUILT_IN = {
     "zstd": "shards.codecs.zstd:Zstd",
     "brotli": "shards.codecs.brotli:Brotli",
     "neural": "shards.codecs.neural.codec:Neural",
+    "ngram": "shards.codecs.ngram.codec:NGram",
 }
 
 
