@@ -47,7 +47,7 @@ class NGram(Codec):
 
     @classmethod
     def options(cls) -> dict[str, Any]:
-        return {"window": 16, "segment": 8, "context": "segment", "table": 20}
+        return {"window": 16, "segment": 8, "context": "segment", "table": 18}
 
     @classmethod
     def settle(cls, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Tables from a sample: exact counts by sorting, so that no order of documents and no hash decides anything.
 
 Orders below the longest count not how often a byte followed, but behind how many different longer contexts it did
-(Kneser and Ney 1995), with the three discounts of Chen and Goodman (1998). Where the table is too small, the contexts
-that occur most often stay.
+(Kneser and Ney 1995), with the three discounts of Chen and Goodman (1998). The longest count documents: what one repeats
+says little of others. Where the table is too small, the contexts that occur most often stay.
 
 Legend: as in model.py; P pairs of a context and a successor, C contexts.
 """
@@ -22,6 +22,7 @@ from shards.codecs.windows.segments import LONGEST, UNIT, Thresholds, fit_thresh
 HELD = 16  # one document in so many tells the thresholds and is not counted
 MOST_HELD = 1 << 20  # bytes of these
 FEW = 32  # documents; where there are no more, all are counted and tell the thresholds too
+LEAST = 3  # occurrences of a context, at each document one: what is rarer says too little
 _LOGS = np.array([0, *(round(UNIT * float(np.log2(n))) for n in range(1, SHARE + 1))], np.int64)
 
 Counts = tuple[np.ndarray, np.ndarray, np.ndarray]  # (P,) context and successor; weight; occurrences
@@ -35,7 +36,8 @@ def fit_tables(sample: Sequence[bytes], records: int, segment: int, by_segment: 
         held = counted = documents
     text_N, restart_N = joined(counted)
     length_N, history_N = _since(restart_N), _histories(text_N)
-    parts = list(_by_orders(text_N, history_N, length_N))
+    document_N = np.cumsum(restart_N)
+    parts = list(_by_orders(text_N, history_N, length_N, document_N))
     rows = _rows(text_N, length_N)
     tables = _made(parts, rows, records)
     thresholds = fit_thresholds(list(_entropies(tables, held)), segment)
@@ -86,17 +88,25 @@ def _histories(text_N: np.ndarray) -> np.ndarray:
     return history_N
 
 
+def _once(pairs: np.ndarray, document_P: np.ndarray) -> np.ndarray:
+    """Sorted, each pair once for each document that has it: what one document repeats says little of others."""
+    by = np.lexsort((document_P, pairs))
+    pairs, document_P = pairs[by], document_P[by]
+    new = np.ones(len(pairs), np.bool_)
+    new[1:] = (pairs[1:] != pairs[:-1]) | (document_P[1:] != document_P[:-1])
+    return pairs[new]
+
+
 def _mask(size: int) -> np.uint64:
     return np.uint64((1 << 8 * size) - 1)
 
 
 def _by_orders(
-    text_N: np.ndarray, history_N: np.ndarray, length_N: np.ndarray
+    text_N: np.ndarray, history_N: np.ndarray, length_N: np.ndarray, document_N: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each order: keys of contexts (C,), records with (C,) occurrences."""
     whole = length_N >= LONGEST_ORDER
-    pairs = (history_N[whole] << np.uint64(8)) | text_N[whole]
-    pairs.sort()
+    pairs = _once(history_N[whole] << np.uint64(8) | text_N[whole], document_N[whole])
     counts = _runs(pairs, np.ones(len(pairs), np.int64))
     for order in ORDERS:
         if order < LONGEST_ORDER:
@@ -182,7 +192,7 @@ def _made(parts: Sequence[tuple[np.ndarray, np.ndarray]], rows: np.ndarray, reco
     keys, filled = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     table = np.zeros((records, RECORD), np.uint8)
     occurrences = filled[:, RECORD:].copy().view("<i8")[:, 0]
-    used = np.flatnonzero((occurrences > 1) & (filled[:, REST] > 0))
+    used = np.flatnonzero((occurrences >= LEAST) & (filled[:, REST] > 0))
     used = used[np.lexsort((keys[used], -occurrences[used]))]
     _insert(keys, filled, used, table)
     below = np.zeros((len(rows), 257), np.int32)
