@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "shards/codecs": {"numpy", "pyarrow", "xxhash", "shards", *CODEC_LIBRARIES},
     "shards/codecs/windows": {"numpy", "numba"},
     "shards/codecs/neural": {"numpy", "shards", "torch", "safetensors", "numba"},
+    "shards/codecs/ngram": {"numpy", "numba", "shards"},
     "pipeline": {
         "shards",
         "apache_beam",

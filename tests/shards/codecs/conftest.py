@@ -13,6 +13,7 @@ SPECS = {
     "zstd": ("zstd", {}),
     "zstd_dictionary": ("zstd", {"dictionary": 8192}),
     "brotli": ("brotli", {}),
+    "ngram": ("ngram", {"table": 14}),
 }
 
 
