@@ -1,8 +1,8 @@
 """Tables from a sample: exact counts by sorting, so that no order of documents and no hash decides anything.
 
 Orders below the longest count not how often a byte followed, but behind how many different longer contexts it did
-(Kneser and Ney 1995), with the three discounts of Chen and Goodman (1998). The longest count documents: what one repeats
-says little of others. Where the table is too small, the contexts that occur most often stay.
+(Kneser and Ney 1995), with the three discounts of Chen and Goodman (1998). The longest count documents: what one
+repeats says little of others. Where the table is too small, the contexts that occur most often stay.
 
 Legend: as in model.py; P pairs of a context and a successor, C contexts.
 """
@@ -14,8 +14,23 @@ import numpy as np
 from numba import njit
 
 from shards.codecs.ngram.model import (
-    ALL, ANCHORED, BUCKET, CHECK, ENTROPY, FIRST, LONGEST_ORDER, ORDERS, RECORD, REST, ROW, SHARE, START, SUCCESSORS,
-    Tables, place_of, read_entropies,
+    ALL,
+    ANCHORED,
+    BUCKET,
+    CHECK,
+    ENTROPY,
+    FIRST,
+    LONGEST_ORDER,
+    ORDERS,
+    RECORD,
+    REST,
+    ROW,
+    SHARE,
+    START,
+    SUCCESSORS,
+    Tables,
+    place_of,
+    read_entropies,
 )  # fmt: skip
 from shards.codecs.windows.segments import LONGEST, UNIT, Thresholds, fit_thresholds, segment_ends
 

@@ -104,10 +104,10 @@ def _surprise(found, count, row, records, entropies):  # type: ignore[no-untyped
 def read_entropies(text_N, restart_N, records, rows, entropies, entropy_N):  # type: ignore[no-untyped-def]
     """The entropy of each byte's prediction, in a context since the last restart."""
     found = np.empty(1 + len(ORDERS), np.int64)
-    history, length, row = _U(0), 0, START
+    history, length, row = _U(0), 0, np.int64(START)
     for n in range(len(text_N)):
         if restart_N[n]:
-            length, row = 0, START
+            length, row = 0, np.int64(START)
         count = contexts(history, length, records, found)
         entropy_N[n] = _surprise(found, count, row, records, entropies)
         history, length, row = (history << _U(8)) | _U(text_N[n]), length + 1, np.int64(text_N[n])
@@ -117,13 +117,13 @@ def read_entropies(text_N, restart_N, records, rows, entropies, entropy_N):  # t
 def read_weights(text_N, restart_N, records, rows, below_N, weight_N):  # type: ignore[no-untyped-def]
     """What the coder takes of each byte: its weight, and that of all lesser ones."""
     found = np.empty(1 + len(ORDERS), np.int64)
-    history, length, row = _U(0), 0, START
+    history, length, row = _U(0), 0, np.int64(START)
     for n in range(len(text_N)):
         if restart_N[n]:
-            length, row = 0, START
+            length, row = 0, np.int64(START)
         byte = np.int64(text_N[n])
         count = contexts(history, length, records, found)
-        rest, below, weight = ALL, 0, 0
+        rest, below, weight = np.int64(ALL), np.int64(0), np.int64(0)
         for i in range(count):
             r, left = found[i], rest
             for at in range(FIRST, RECORD, 2):
@@ -140,7 +140,7 @@ def read_weights(text_N, restart_N, records, rows, below_N, weight_N):  # type: 
 @njit(cache=True, nogil=True)
 def _weights(found, count, row, records, rows, shares_B, below_B):  # type: ignore[no-untyped-def]
     """All weights, cumulated, into `below_B` (257,); `shares_B` (256,) is zero before and after."""
-    rest = ALL
+    rest = np.int64(ALL)
     for i in range(count):
         r, left = found[i], rest
         for at in range(FIRST, RECORD, 2):
@@ -148,7 +148,7 @@ def _weights(found, count, row, records, rows, shares_B, below_B):  # type: igno
             left -= share
             shares_B[records[r, at]] += share
         rest = left
-    sum_ = 0
+    sum_ = np.int64(0)
     for b in range(256):
         below_B[b] = sum_ * ROW + rest * rows[row, b]
         sum_ += shares_B[b]
@@ -162,7 +162,7 @@ def _weights(found, count, row, records, rows, shares_B, below_B):  # type: igno
 def decode(symbols, state, codes, records, rows, entropies, least, rise, by_segment, out):  # type: ignore[no-untyped-def]
     """Bytes into `out` until the symbols are used up; how many, or CORRUPT. `state`: a row of `new_states`."""
     found, below_B, shares_B = np.empty(1 + len(ORDERS), np.int64), np.empty(257, np.int64), np.zeros(256, np.int64)
-    history, length, row, own, former = _U(0), 0, START, 0, 0
+    history, length, row, own, former = _U(0), 0, np.int64(START), 0, 0
     done = 0
     while True:
         count = contexts(history, length, records, found)

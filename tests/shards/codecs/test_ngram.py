@@ -93,14 +93,14 @@ def test_held_out_code_takes_a_symbol_for_over_two_bytes_and_text_contexts_take_
     rates = {}
     for context in ("segment", "text"):
         codec = made(code[::2], f"table=14,context={context}")
-        rates[context] = sum(map(len, code[1::2])) / sum(len(codec.encode(raw).symbols) for raw in code[1::2])
+        rates[context] = sum(map(len, code[1::4])) / sum(len(codec.encode(raw).symbols) for raw in code[1::4])
     assert 2.2 < rates["segment"] < rates["text"] < 8
 
 
 def test_segments_of_held_out_code_are_about_as_long_as_asked_for(code: list[bytes]) -> None:
-    for segment in (4, 8, 16):
-        codec = made(code[::2], f"table=14,segment={segment}")
-        text_N, restart_N = joined(code[1::2])
+    for segment in (4, 16):
+        codec = made(code[::4], f"table=14,segment={segment}")
+        text_N, restart_N = joined(code[1::4])
         assert 0.5 * segment < len(text_N) / codec.predictions(text_N, restart_N)[0].sum() < 1.5 * segment
 
 
@@ -115,7 +115,7 @@ def test_changed_symbols_are_refused_or_give_other_text(ngram: NGram, code: list
             assert ngram.decode(changed) != raw
         except ByteproxyError:
             refused += 1
-    assert 0 < refused
+    assert refused > 0
     with pytest.raises(ByteproxyError, match="corrupt ngram"):
         ngram.decode(symbols[:-1], len(raw))
     with pytest.raises(ByteproxyError, match="corrupt ngram"):
