@@ -1,4 +1,4 @@
-"""An n-gram view, fitted on the set's sample: built by one worker or two, added later, verified: always the same set."""
+"""An n-gram view, fitted on the set's sample: built by one or two workers, added later, verified: the same set."""
 
 from pathlib import Path
 
