@@ -2,7 +2,7 @@
 
 A document is read as in training: `bos <raw> bytes </raw> eos`, packed into rows. The windows of a document that is
 longer than a row overlap by half a row, of which nothing is counted again: so but for its beginning each byte is
-predicted from at least half a row of text before it. Counted are the nats of every byte and of `</raw>`, without which
+predicted from at least half a row of text before it. A compressed view's symbols are read and counted alike. Counted are the nats of every byte and of `</raw>`, without which
 a decoder would not know where a document ends (gzip, zstd, brotli and xz pay for that too); `eos` follows always and is
 not counted. Divided by ln 2 and by the bytes of text. Counts are int64, sums float64.
 """
@@ -21,6 +21,7 @@ from torch import nn
 
 from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES
+from shards.manifest import View
 from shards.pointers import Pointers
 from shards.reader import Split
 from trainer.ahead import Source, columns_of
@@ -60,17 +61,18 @@ class Score:
 
 def score(
     model: Model, split: Split, rows: int, context: int, limit: int = 0, chosen: Sequence[int] | None = None,
-    overlap: int = -1,
+    overlap: int = -1, views: Sequence[View] = (), stream: int = 0,
 ) -> Score:  # fmt: skip
     """Raw bits per byte over a split's documents (`chosen`, or all), or over their first `limit` bytes (0: all).
 
-    `overlap`: bytes of context that a document's next row repeats; by default half a row.
+    `overlap`: bytes of context that a document's next row repeats; by default half a row. `stream`: v >= 1 reads the
+    v-th of the model's compressed `views` instead, `limit` and `overlap` in its symbols; bits are still per raw byte.
     """
     nats, ordinals, texts = [], [], []
     model.eval()
     with torch.inference_mode():
-        for batch, pieces in batches(split, rows, context, limit, chosen, overlap):
-            nats.append(batch_nats(model, batch).double().cpu().numpy())
+        for batch, pieces in batches(split, rows, context, limit, chosen, overlap, views, stream):
+            nats.append(batch_nats(model, batch, stream).double().cpu().numpy())
             for piece, known in pieces:
                 ordinals.append(np.full(piece.end - piece.begin - known + (piece.tail == DONE), piece.ordinal))
                 texts.append((piece.ordinal, piece.text))
@@ -84,21 +86,22 @@ def score(
     return Score(ordinals_D, bytes_D, nats_D)
 
 
-def batch_nats(model: Model, batch: Batch) -> torch.Tensor:
-    """Nats of each counted target of a batch of raw rows, in order: (C,) float32, logits in float32."""
+def batch_nats(model: Model, batch: Batch, stream: int = 0) -> torch.Tensor:
+    """Nats of each counted target of a batch of rows of one stream, in order: (C,) float32, logits in float32."""
     rows = rows_of(batch, model, 0, len(batch.ids_RT))
     x_NW = model(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend).flatten(0, 1)
     wanted_N = rows.counted_N & (rows.targets_N != EOS)
-    logits_CK = model.logits(x_NW[wanted_N].float(), 0)
+    logits_CK = model.logits(x_NW[wanted_N].float(), stream)
     return nn.functional.cross_entropy(logits_CK, rows.targets_N[wanted_N], reduction="none")
 
 
 def cut_documents(
-    split: Split, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1
-) -> Iterator[tuple[Piece, int]]:
-    """The split's documents (`chosen`, or all), in order of number, as raw pieces of consecutive rows.
+    split: Split, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1,
+    column: str = "raw", stream: int = 0,
+) -> Iterator[tuple[Piece, int]]:  # fmt: skip
+    """The split's documents (`chosen`, or all), in order of number, as pieces of consecutive rows.
 
-    At most `limit` bytes (0: all); `overlap` as in `score`.
+    At most `limit` bytes (0: all); `overlap` as in `score`; `column`: `raw`, or the name of the view that is `stream`.
 
     Beside each piece: how many of its first bytes are there as context only, having been counted in the row before.
     """
@@ -108,7 +111,8 @@ def cut_documents(
         raise ByteproxyError(f"--overlap {overlap}: at most {most} expected, in rows of {context}")
     groups_D, rows_D = split.locate(np.arange(len(split)))
     for ordinal in range(len(split)) if chosen is None else chosen:
-        length = split.length("raw", ordinal)
+        length, text = split.length(column, ordinal), split.length("raw", ordinal)
+        most = max(length, 1)
         wanted = min(length, limit - taken) if limit else length
         begin, done = 0, False
         while not done:
@@ -120,7 +124,8 @@ def cut_documents(
             whole = wanted == length and length - first + END_OVERHEAD <= room
             end = min(wanted, first + room)
             tail, group, group_row = DONE if whole else CUT, int(groups_D[ordinal]), int(rows_D[ordinal])
-            piece = Piece(row, at, 0, ordinal, ordinal, group, group_row, 0, first, end, True, tail, end - begin)
+            text_of = text * end // most - text * begin // most  # of raw: end - begin
+            piece = Piece(row, at, 0, ordinal, ordinal, group, group_row, stream, first, end, True, tail, text_of)
             yield piece, known
             begin, at = end, at + piece.length
             done = whole or end == wanted < length
@@ -130,12 +135,15 @@ def cut_documents(
 
 
 def batches(
-    split: Split, rows: int, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1
+    split: Split, rows: int, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1,
+    views: Sequence[View] = (), stream: int = 0,
 ) -> Iterator[tuple[Batch, list[tuple[Piece, int]]]]:
     """The pieces as batches of `rows` rows, and which these are. Each is good until the next is asked for."""
     waiting: list[tuple[Piece, int]] = []
-    first, sources, buffers = 0, [Source(split)], Buffers(rows, context, [])
-    builder = Builder(sources, [Pointers(split, columns_of([]))], [], 0, rows, "off")
+    names = [view.name for view in views]
+    column = ["raw", *names][stream]
+    first, sources, buffers = 0, [Source(split)], Buffers(rows, context, views)
+    builder = Builder(sources, [Pointers(split, columns_of(names))], views, 0, rows, "off")
 
     def build() -> Batch:
         batch = builder.build(Plan(0, np.array([piece for piece, _ in waiting], np.int64), 0, 0), buffers)
@@ -143,9 +151,9 @@ def batches(
             batch.counted_RT[piece.row, piece.at + 1 : piece.at + 1 + known] = False
         return batch
 
-    for piece, known in cut_documents(split, context, limit, chosen, overlap):
+    for piece, known in cut_documents(split, context, limit, chosen, overlap, column, stream):
         if split.checked and piece.begin == 0:  # once a document: a builder would do it again in each of its rows
-            split.check_value("raw", piece.ordinal)
+            split.check_value(column, piece.ordinal)
         if piece.row >= first + rows:
             yield build(), waiting
             waiting, first = [], first + rows

@@ -1,0 +1,82 @@
+"""The comparison's currency: FLOPs from the planner's pieces, and steps that end within one step of a mark."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from shards.reader import ShardSet
+from tests.trainer.loading import loader_of
+from trainer.compare.flops import Work, flops_of, forward_flops_per_byte, total_flops, work_of
+from trainer.compare.solve import run_of, solve
+from trainer.config import Config, make_config
+from trainer.mixture import open_mixture
+from trainer.place import CUT, DONE, JOIN
+from trainer.plan import Piece
+
+TABLES = [320, 576]
+MATRICES = 2 * (32 * 32 + 32 * 16 + 32 * 16 + 32 * 32 + 3 * 32 * 64)  # of `tiny_config`
+
+
+def piece(row: int, at: int, view: int, count: int, bos: bool, tail: int, text: int) -> Piece:
+    return Piece(row, at, 0, 0, 0, 0, 0, view, 0, count, bos, tail, text)
+
+
+def test_flops_of_a_plan_made_by_hand(tiny_config: Config) -> None:
+    pieces_PK = np.array([
+        piece(0, 0, 0, 5, True, DONE, 5),    # bos <raw> 5 </raw> eos: 9 tokens
+        piece(0, 9, 1, 6, True, CUT, 14),    # bos <v> 6: 8 tokens, to the row's end: 17, of which 16 are inputs
+        piece(1, 0, 0, 2, True, JOIN, 2),    # bos <raw> 2 </raw>, then the other half, which sees it
+        piece(1, 5, 1, 1, False, DONE, 2),   # <v> 1 </v> eos: 9 tokens together; the rest of the row is padding
+    ], np.int64)  # fmt: skip
+    work = work_of(pieces_PK, 16, 1)
+    assert work.positions == 9 + 7 + 9
+    assert work.looks == 45 + 28 + 45  # 1 + 2 + … + 9 and so on
+    assert work.symbols_V.tolist() == [5 + 1 + 1 + 2 + 1 + 1, 6 + 1 + 1]  # bytes, closers, eos; symbols, closer
+    assert work.bytes_V.tolist() == [7, 16] and work.bytes == 23
+    found = flops_of(tiny_config, TABLES, work)
+    assert found["body"] == 3 * 2 * MATRICES * 25
+    assert found["attention"] == 3 * (2 + 2) * (2 * 16) * 118 * 2  # scores and sums over values, 2 heads, 2 layers
+    assert found["heads"] == 3 * 2 * 32 * (11 * 320 + 8 * 576)
+    assert total_flops(tiny_config, TABLES, work) == sum(found.values())
+    assert work_of(pieces_PK[:0], 16, 1).positions == 0
+
+
+@pytest.mark.parametrize("mode", ["proxy", "bytes", "tokens", "parallel"])
+def test_what_the_pieces_say_is_what_batches_hold(mode: str, tiny_set: ShardSet, tiny_config: Config) -> None:
+    config = dataclasses.replace(tiny_config, mode=mode, views="" if mode == "bytes" else "sentencepiece")
+    mixture = open_mixture(config)
+    views = len(mixture.views)
+    total, looks, positions = Work.none(views), 0, 0
+    with loader_of(tiny_set, config) as loader:
+        for batch, _ in loader:
+            total.symbols_V += batch.symbols
+            total.bytes_V += batch.raw_bytes
+            bounds = np.unique(batch.cu_seqlens)
+            for begin, end in itertools.pairwise(bounds):
+                if batch.ids_RT.reshape(-1)[begin]:  # else a stretch of padding
+                    looks, positions = looks + (end - begin) * (end - begin + 1) // 2, positions + end - begin
+    found = run_of(config, mixture, [320, 576][: views + 1]).work
+    assert found.symbols_V.tolist() == total.symbols_V.tolist() and found.bytes_V.tolist() == total.bytes_V.tolist()
+    assert (found.positions, found.looks) == (positions, looks)
+
+
+@pytest.mark.parametrize("unit", ["flops", "bytes"])
+@pytest.mark.parametrize("mode", ["proxy", "bytes", "tokens"])
+def test_solved_steps_end_within_one_step_of_the_mark(mode: str, unit: str, tiny_config: Config) -> None:
+    config = dataclasses.replace(tiny_config, mode=mode, views="" if mode == "bytes" else "sentencepiece", anneal=0.3)
+    mixture = open_mixture(config)
+    tables = [320, 576][: len(mixture.views) + 1]
+    for mark in (3e9, 1.1e10) if unit == "flops" else (60e3, 250e3):
+        solved = solve(config, mixture, tables, unit, mark)
+        again = run_of(dataclasses.replace(config, steps=solved.steps), mixture, tables)
+        assert again.measure(unit) == solved.measure(unit)
+        assert abs(solved.measure(unit) - mark) <= solved.measure(unit) / solved.steps
+
+
+def test_a_neural_codec_costs_its_forward_pass() -> None:
+    config = make_config({"preset": "lm-3m"})
+    weights = config.layers * (4 * config.width**2 + 3 * config.width * config.mlp)
+    attention = 4 * config.layers * config.heads * config.head_dim * (config.context + 1) / 2
+    assert forward_flops_per_byte("lm-3m") == pytest.approx(2 * (weights + 256 * config.width) + attention)

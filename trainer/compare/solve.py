@@ -1,0 +1,92 @@
+"""How many steps bring a run to its mark: the planner is run ahead of training, and what its batches cost is summed.
+
+A recipe's phases are parts of the steps, so other steps are another plan: the guess is mended until the sum over the
+whole run lies as near the mark as steps allow.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shards.errors import ByteproxyError
+from trainer.compare.flops import Work, total_flops, work_of
+from trainer.config import Config
+from trainer.mixture import Mixture
+from trainer.plan import Planner
+
+TRIES = 12
+PROBE = 32  # steps of the first guess
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Steps, and what all of them hold and cost."""
+
+    steps: int
+    work: Work
+    flops: int
+
+    def measure(self, unit: str) -> int:
+        """FLOPs or bytes of text."""
+        return self.flops if unit == "flops" else self.work.bytes
+
+
+def run_of(config: Config, mixture: Mixture, tables: Sequence[int]) -> Solved:
+    """The whole run of a config with its steps."""
+    planner = Planner(mixture.sources, mixture.views, config, mixture.shares)
+    work = Work.none(len(mixture.views))
+    for plan, _ in planner.plans(planner.initial()):
+        work += work_of(plan.pieces_PK, config.context, len(mixture.views))
+    return Solved(config.steps, work, total_flops(config, tables, work))
+
+
+def solve(config: Config, mixture: Mixture, tables: Sequence[int], unit: str, mark: float) -> Solved:
+    """The run whose FLOPs, or bytes of text, lie nearest to `mark`: within one step of it, or ByteproxyError."""
+    found: dict[int, Solved] = {}
+    steps = PROBE
+    for _ in range(TRIES):
+        if steps in found:
+            break
+        found[steps] = run_of(dataclasses.replace(config, steps=steps), mixture, tables)
+        step = found[steps].measure(unit) / steps
+        if not step:
+            raise ByteproxyError(f"{unit} of {steps} steps: 0 found; has the set any text?")
+        steps = max(1, steps + round((mark - found[steps].measure(unit)) / step))
+    best = min(found.values(), key=lambda run: (abs(run.measure(unit) - mark), run.steps))
+    step = best.measure(unit) / best.steps
+    if abs(best.measure(unit) - mark) > step:
+        raise ByteproxyError(
+            f"{best.measure(unit):.4g} {unit} of {best.steps} steps found, {mark:.4g} expected, within a step of "
+            f"{step:.3g}. Give a larger mark, or smaller batches"
+        )
+    return best
+
+
+def estimated_steps(config: Config, tables: Sequence[int], bytes_per_symbol: float, unit: str, mark: float) -> int:
+    """About how many, where there is no set to plan from: rows full of one document, rates at their means."""
+    shares = _symbol_shares(config, bytes_per_symbol)
+    symbols = config.batch_rows * config.context
+    if unit == "bytes":
+        return max(1, round(mark / symbols / (shares[0] + shares[1] * bytes_per_symbol)))
+    work = Work.none(len(tables) - 1)
+    work.positions, work.looks = symbols, symbols * (config.context + 1) // 2
+    work.symbols_V[0] = round(symbols * shares[0])
+    for view in range(1, len(tables)):
+        work.symbols_V[view] = round(symbols * shares[1] / (len(tables) - 1))
+    return max(1, math.floor(mark / total_flops(config, tables, work) + 0.5))
+
+
+def _symbol_shares(config: Config, bytes_per_symbol: float) -> tuple[float, float]:
+    """Of all symbols, the raw and the compressed."""
+    if config.mode in ("bytes", "tokens"):
+        return (1.0, 0.0) if config.mode == "bytes" else (0.0, 1.0)
+    if config.mode == "parallel":
+        streams = 0.5
+    else:
+        warm, cold = config.translation, config.anneal
+        streams = warm * (config.rate_start + config.rate) / 2 + (1 - warm - cold) * config.rate
+        if config.rate_unit == "symbols":
+            return 1 - streams, streams
+    compressed = streams / bytes_per_symbol
+    return (1 - streams) / (1 - streams + compressed), compressed / (1 - streams + compressed)
