@@ -18,6 +18,7 @@ USAGE = """usage: python -m trainer VERB [--key value …]
   export     write a run's model as a folder that transformers loads
   compress   compress a file with a run's model; decompress gets it back, bit for bit
   report     curves of one run or several, as HTML and PNG
+  compare    train a plan of recipes, sizes and seeds at equal FLOPs; tables and pictures
   neural     train the byte LM of the neural codec, and write it as integers
   plan       show what a batch holds, without training
 
@@ -48,6 +49,7 @@ Presets: {presets}
 EVALUATE = """usage: python -m trainer evaluate --run RUN [--step N] [--shards DIR] [--split val] [--documents WHICH]
                                  [--overlap N] [--eval-bytes N] [--json]
        python -m trainer evaluate --run RUN [--step N] --as-compressor FILE [--lanes N] [--json]
+       python -m trainer evaluate --run RUN [--step N] --view NAME [--json]
 
 Bits per byte of a checkpoint (the latest, or that of step N) on raw documents of the set, in all and by language,
 beside gzip -9, zstd -19, brotli -11 and xz -9e on exactly the same.
@@ -56,6 +58,7 @@ beside gzip -9, zstd -19, brotli -11 and xz -9e on exactly the same.
   --overlap N         bytes of a document that its next row repeats as context; by default half a row
   --eval-bytes N      stop after N bytes
   --as-compressor FILE  compress FILE with the model, decompress it in another process, compare: sizes and seconds
+  --view NAME         read the documents as this compressed view instead: bits of its symbols per raw byte
   --json              one JSON object
 
   python -m trainer evaluate --run runs/stdlib-demo
@@ -100,7 +103,7 @@ def train(arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
     """The verb `evaluate`."""
     defaults = {"run": "", "step": -1, "shards": "", "split": "val", "documents": "", "overlap": -1, "eval_bytes": 0,
-                "as_compressor": "", "lanes": 0, "json": False}  # fmt: skip
+                "as_compressor": "", "lanes": 0, "view": "", "json": False}  # fmt: skip
     options = _options(arguments, EVALUATE, defaults)
     if options is None:
         return 0
@@ -113,13 +116,23 @@ def evaluate(arguments: list[str]) -> int:
         return 0
     from shards.reader import ShardSet
     from trainer.baselines import rates, sizes
-    from trainer.evaluate import by_language, choose_documents, language_table, score, table
+    from trainer.evaluate import by_language, choose_documents, language_table, score, table, views_of_run
     from trainer.load import load_model
     from trainer.mixture import parse_shards
 
-    model, state, folder = load_model(run, options["step"], needs_raw=True)
-    split = ShardSet.open(parse_shards(options["shards"] or model.config.shards)[0][0]).split(options["split"])
+    model, state, folder = load_model(run, options["step"], needs_raw=not options["view"])
+    shard_set = ShardSet.open(parse_shards(options["shards"] or model.config.shards)[0][0])
+    split = shard_set.split(options["split"])
     chosen = choose_documents(split, options["documents"])
+    if options["view"]:
+        views, stream = views_of_run(shard_set, state, options["view"])
+        rows, context, overlap = model.config.pass_rows, model.config.context, options["overlap"]
+        found = score(model, split, rows, context, limit, chosen, overlap, views, stream)
+        body = {"checkpoint": str(folder), "step": state["step"], "split": options["split"], "view": options["view"]}
+        body |= {"documents": found.documents, "bytes": found.bytes, "nats": found.nats, "bpb": found.bits_per_byte}
+        text = f"{folder}\n{found.bits_per_byte:.3f} bits per raw byte, read as {options['view']}"
+        print(json.dumps(body) if options["json"] else text)
+        return 0
     found = score(model, split, model.config.pass_rows, model.config.context, limit, chosen, options["overlap"])
     sizes_D, total = sizes(split, limit, chosen)
     languages, others = by_language(split, found, sizes_D), rates(sizes_D, total)
@@ -182,6 +195,13 @@ def report(arguments: list[str]) -> int:
     return draw(arguments)
 
 
+def compare(arguments: list[str]) -> int:
+    """The verb `compare`."""
+    from trainer.compare.cli import main as run_compare
+
+    return run_compare(arguments, newest_set)
+
+
 def newest_set(data: Path = Path("data")) -> Path:
     """The set under data/ whose manifest is the youngest."""
     manifests = sorted(data.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
@@ -242,6 +262,7 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
     "compress": compress,
     "decompress": decompress,
     "report": report,
+    "compare": compare,
     "neural": neural,
     "plan": plan,
 }

@@ -2,9 +2,10 @@
 
 A document is read as in training: `bos <raw> bytes </raw> eos`, packed into rows. The windows of a document that is
 longer than a row overlap by half a row, of which nothing is counted again: so but for its beginning each byte is
-predicted from at least half a row of text before it. A compressed view's symbols are read and counted alike. Counted are the nats of every byte and of `</raw>`, without which
+predicted from at least half a row of text before it. Counted are the nats of every byte and of `</raw>`, without which
 a decoder would not know where a document ends (gzip, zstd, brotli and xz pay for that too); `eos` follows always and is
-not counted. Divided by ln 2 and by the bytes of text. Counts are int64, sums float64.
+not counted. Divided by ln 2 and by the bytes of text. Counts are int64, sums float64. A compressed view's symbols are
+read and counted alike, and also divided by the bytes of text.
 """
 
 import math
@@ -23,7 +24,7 @@ from shards.errors import ByteproxyError
 from shards.hashing import ID_BYTES
 from shards.manifest import View
 from shards.pointers import Pointers
-from shards.reader import Split
+from shards.reader import ShardSet, Split
 from trainer.ahead import Source, columns_of
 from trainer.batch import Batch, Buffers, Builder
 from trainer.feed import rows_of
@@ -31,7 +32,7 @@ from trainer.mixture import read_ids
 from trainer.model import Model
 from trainer.place import CUT, DONE
 from trainer.plan import Piece, Plan
-from trainer.specials import END_OVERHEAD, EOS, SHORTEST
+from trainer.specials import END_OVERHEAD, EOS, SHORTEST, SPECIALS
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,22 @@ def batch_nats(model: Model, batch: Batch, stream: int = 0) -> torch.Tensor:
     return nn.functional.cross_entropy(logits_CK, rows.targets_N[wanted_N], reduction="none")
 
 
+def views_of_run(shard_set: ShardSet, state: Mapping[str, Any], name: str) -> tuple[list[View], int]:
+    """A run's compressed views in its set, and the number of the one of this name among the model's streams."""
+    names = state["views"]
+    if name not in names[1:]:
+        raise ByteproxyError(
+            f"--view {name!r} found, one of {', '.join(names[1:]) or 'none'} expected, which the run was trained on"
+        )
+    views = [shard_set.view(each) for each in names[1:]]
+    if (found := [SPECIALS + view.alphabet for view in views]) != state["tables"][1:]:
+        raise ByteproxyError(
+            f"{shard_set.location}: views with tables of {found} rows found, {state['tables'][1:]} expected: the run "
+            "was trained on a set whose views were made by other codecs"
+        )
+    return views, names.index(name)
+
+
 def cut_documents(
     split: Split, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1,
     column: str = "raw", stream: int = 0,
@@ -135,8 +152,14 @@ def cut_documents(
 
 
 def batches(
-    split: Split, rows: int, context: int, limit: int = 0, chosen: Sequence[int] | None = None, overlap: int = -1,
-    views: Sequence[View] = (), stream: int = 0,
+    split: Split,
+    rows: int,
+    context: int,
+    limit: int = 0,
+    chosen: Sequence[int] | None = None,
+    overlap: int = -1,
+    views: Sequence[View] = (),
+    stream: int = 0,
 ) -> Iterator[tuple[Batch, list[tuple[Piece, int]]]]:
     """The pieces as batches of `rows` rows, and which these are. Each is good until the next is asked for."""
     waiting: list[tuple[Piece, int]] = []

@@ -117,6 +117,36 @@ def test_a_documents_nats_are_those_of_it_alone(model: Model, tiny_set: ShardSet
         assert found.bytes_D[ordinal] == len(raw)
 
 
+def test_a_view_is_scored_by_its_own_head_in_bits_per_raw_byte(model: Model, tiny_set: ShardSet) -> None:
+    val, views = tiny_set.split("val"), [tiny_set.view("sentencepiece")]
+    found = score(model, val, 3, 272, views=views, stream=1)
+    assert found.documents == len(val)
+    texts = [val.raw(i).tobytes() for i in range(len(val))]
+    assert found.bytes_D.tolist() == [len(text) for text in texts]
+    seen = 0
+    for ordinal in range(len(val)):
+        symbols = val.symbols(ordinal, "sentencepiece").tolist()
+        if len(symbols) < 100:
+            row = [BOS, opener(1), *(SPECIALS + symbol for symbol in symbols), closer(1), EOS]
+            views_T = torch.tensor([0, *[1] * (len(symbols) + 1), 0])
+
+            def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+                attention = torch.nn.functional.scaled_dot_product_attention
+                return attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+
+            ids = torch.tensor([row[:-1]])
+            with torch.no_grad():
+                x = model(ids, views_T[None], torch.arange(len(row) - 1)[None], attend)[0]
+                logits = model.logits(x[1:-1], 1).log_softmax(-1).double()
+            targets = torch.tensor(row[2:-1])
+            expected = -float(logits.gather(1, targets[:, None]).sum())
+            assert found.nats_D[ordinal] == pytest.approx(expected, rel=1e-4)
+            seen += 1
+    assert seen
+    assert found.bits_per_byte == found.nats / math.log(2) / sum(map(len, texts))
+
+
 def test_documents_are_chosen_by_share_by_ids_or_by_a_file_of_ids(tiny_set: ShardSet, tmp_path: Path) -> None:
     val = tiny_set.split("val")
     some, more = choose_documents(val, "0.3"), choose_documents(val, "0.7")

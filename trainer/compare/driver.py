@@ -1,0 +1,195 @@
+"""Trains the runs of a comparison one after another, each in a process of its own, and goes on where it was stopped.
+
+A run's folder is named after what its figures follow from, so a run that is done is found again and not repeated, and
+one with other settings lies elsewhere. A stop ends the run in progress by SIGTERM, upon which it saves a checkpoint.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shards.errors import ByteproxyError
+from shards.manifest import write_atomically
+from trainer.baselines import FILE as BASELINES
+from trainer.compare.arms import Wanted
+from trainer.compare.solve import Solved
+from trainer.config import Config, flag
+
+RESULT, VIEWS = "result.json", "views.json"
+GRACE = 600  # seconds that a run has to finish its step and save
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run with its steps: what it is wanted for, its config, and its folder."""
+
+    wanted: Wanted
+    config: Config
+    solved: Solved
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether it is trained, and each of its views is scored."""
+        return (self.folder / RESULT).exists() and not self.unscored
+
+    @property
+    def unscored(self) -> list[str]:
+        known = read_json(self.folder / VIEWS)
+        return [view for view in self.wanted.views if view not in known]
+
+
+class Stop:
+    """Why and when to stop: a signal, or a limit of seconds. `due` says whether it is time."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.until = time.monotonic() + seconds if seconds else float("inf")
+        self.signal = 0
+
+    @property
+    def due(self) -> bool:
+        return bool(self.signal) or time.monotonic() >= self.until
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGINT and SIGTERM are noted, and acted upon by who waits for a run."""
+
+        def note(number: int, frame: Any) -> None:
+            self.signal = number
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def drive(runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], None]) -> bool:
+    """Do what is not done yet; returns whether all is. `rate`: FLOPs a second to guess the time left by, 0: unknown."""
+    waiting = [run for run in runs if not run.done]
+    if waiting:
+        say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done, {_left(waiting, runs, rate)}")
+    for number, run in enumerate(waiting):
+        if stop.due:
+            break
+        place = f"[{len(runs) - len(waiting) + number + 1}/{len(runs)}]"
+        say(f"{place} {run.wanted}: {run.config.steps:,} steps, {run.solved.flops:.3g} FLOPs → {run.folder}")
+        if not (run.folder / RESULT).exists():
+            _lend_baselines(run, runs)
+            if _child(run, ["train", *flags_of(run.config)], stop) is None:
+                break
+            check_against_plan(run)
+        for view in run.unscored:
+            text = _child(run, ["evaluate", "--run", str(run.folder), "--shards", run.config.shards, "--view", view,
+                                "--json"], stop)  # fmt: skip
+            if text is None:
+                break
+            body = read_json(run.folder / VIEWS) | {view: json.loads(text.splitlines()[-1])["bpb"]}
+            write_atomically(run.folder / VIEWS, json.dumps(body).encode())
+        if run.done:
+            say(f"{place} {_figures(run)}; {_left(waiting[number + 1 :], runs, rate)}")
+    return all(run.done for run in runs)
+
+
+def flags_of(config: Config) -> list[str]:
+    """A config as the flags of `train`."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
+    return [f"{flag(name)}={str(v).lower() if isinstance(v, bool) else v}" for name, v in values.items()]
+
+
+def check_against_plan(run: Run) -> None:
+    """The targets that a run was trained on must be those that its steps were solved by: else nothing is matched."""
+    found = list(read_json(run.folder / RESULT)["symbols"].values())
+    if found != (expected := run.solved.work.symbols_V.tolist()):
+        raise ByteproxyError(
+            f"{run.folder}: trained on {found} symbols by view, the planner said {expected}. Was the set changed, or "
+            "were documents put into quarantine? Remove the folder to train again"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file. Raises ByteproxyError where it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ByteproxyError(f"{path} is damaged ({error}): remove it, and run the same command again") from None
+
+
+def _child(run: Run, arguments: list[str], stop: Stop) -> str | None:
+    """Run a verb to its end; returns what it printed, or None if it was stopped. Its log lies beside the runs."""
+    log = run.folder.parent.parent / "logs" / f"{run.folder.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "trainer", *arguments]
+    with log.open("ab") as file:
+        begun = file.tell()
+        # in a session of its own: a Ctrl-C reaches this process alone, which then stops the run once
+        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        stopped = False
+        try:
+            while True:
+                try:
+                    code = child.wait(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    if stop.due and not stopped:
+                        stopped = True
+                        child.send_signal(signal.SIGTERM)
+                        stop.until = min(stop.until, time.monotonic())
+                        last = time.monotonic() + GRACE
+                    elif stopped and time.monotonic() > last:
+                        child.kill()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+    with log.open("rb") as file:
+        file.seek(begun)
+        text = file.read().decode(errors="replace")
+    if code == 0:
+        return text
+    if stopped:
+        return None
+    tail = "\n  ".join(text.strip().splitlines()[-4:])
+    raise ByteproxyError(f"{run.wanted}: ended with exit status {code}; {log} ends with\n  {tail}")
+
+
+def _lend_baselines(run: Run, runs: Sequence[Run]) -> None:
+    """What gzip and the like make of the held-out text is the same for all: worked out once."""
+    for other in runs:
+        if other.folder != run.folder and (other.folder / BASELINES).exists():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            partial = run.folder / f".{BASELINES}.{os.getpid()}"
+            shutil.copyfile(other.folder / BASELINES, partial)
+            partial.rename(run.folder / BASELINES)
+            return
+
+
+def _figures(run: Run) -> str:
+    result, views = read_json(run.folder / RESULT), read_json(run.folder / VIEWS)
+    found = [f"raw BPB {result['raw_bpb']:.4f}"] if "raw_bpb" in result else []
+    found += [f"as {view} {bpb:.4f}" for view, bpb in views.items()]
+    return f"{', '.join(found)}, {result['seconds']:,.0f} s of training"
+
+
+def _left(waiting: Sequence[Run], runs: Sequence[Run], rate: float) -> str:
+    """What is left, in FLOPs, and in time by the speed of the runs that are done."""
+    if not waiting:
+        return "nothing is left"
+    done = [(run.solved.flops, read_json(run.folder / RESULT)["seconds"]) for run in runs if run.done]
+    if done and (seconds := sum(each for _, each in done)):
+        rate = sum(flops for flops, _ in done) / seconds
+    flops = sum(run.solved.flops for run in waiting)
+    hours = f", about {flops / rate / 3600:.2f} h of training" if rate else ""
+    return f"{len(waiting)} are left, {flops:.3g} FLOPs{hours}"

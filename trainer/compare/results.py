@@ -1,0 +1,140 @@
+"""What the runs of a comparison found: compare.json, and its tables. No clock is in compare.json: it is the same again
+when the same plan is run again; seconds lie beside it in seconds.json.
+
+A spread is half of the range over seeds. A gap is the mean's distance from that of the arm that all are held against,
+in percent of it: below 0 is better.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.baselines import FILE as BASELINES
+from trainer.compare.driver import RESULT, VIEWS, Run, read_json
+from trainer.compare.plan_file import UNITS, PlanFile
+from trainer.compare.flops import flops_of
+from trainer.counts import count_parameters
+
+TITLES = {"flops": "Matched by training FLOPs", "bytes": "Matched by bytes of text"}
+
+
+def collect(plan: PlanFile, runs: Sequence[Run], tables: Mapping[Path, Sequence[int]]) -> dict[str, Any]:
+    """The body of compare.json: each run that is done, and groups of them over seeds, by unit, size and mark.
+
+    `tables`: rows of each view's table by a run's folder.
+    """
+    rows = [_row(plan, run, tables[run.folder]) for run in runs if run.done]
+    baselines = next((found for run in runs if (found := read_json(run.folder / BASELINES))), {})
+    return {
+        "plan": plan.name, "against": plan.against, "complete": len(rows) == len(runs), "wanted": len(runs),
+        "baselines": baselines.get("bits_per_byte", {}), "groups": _groups(plan, rows), "runs": rows,
+    }  # fmt: skip
+
+
+def seconds(runs: Sequence[Run]) -> dict[str, float]:
+    """Of training, by folder."""
+    return {run.folder.name: read_json(run.folder / RESULT)["seconds"] for run in runs if run.done}
+
+
+def _row(plan: PlanFile, run: Run, tables: Sequence[int]) -> dict[str, Any]:
+    result, wanted, work = read_json(run.folder / RESULT), run.wanted, run.solved.work
+    symbols, text = result["symbols"], result["bytes_of_text"]
+    encode = sum(plan.views[view].encode * text[view] for view in wanted.views if view in plan.views)
+    views = read_json(run.folder / VIEWS)
+    return {
+        "run": run.folder.name, "size": wanted.size, "arm": wanted.arm, "seed": wanted.seed, "unit": wanted.unit,
+        "mark": wanted.mark, "steps": run.config.steps, "flops": run.solved.flops,
+        "flops_by_part": flops_of(run.config, tables, work), "encode_flops": round(encode),
+        "parameters": count_parameters(run.config, tables), "raw_bpb": result.get("raw_bpb"),
+        "view_bpb": {view: views[view] for view in wanted.views}, "val_bytes": result.get("val_bytes"),
+        "symbols": symbols, "bytes_of_text": text,
+    }  # fmt: skip
+
+
+def score_of(row: Mapping[str, Any]) -> float:
+    """Bits per raw byte that a run is ranked by: of raw bytes, or where it never read any, of its best view."""
+    return row["raw_bpb"] if row["raw_bpb"] is not None else min(row["view_bpb"].values())
+
+
+def _groups(plan: PlanFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for unit in UNITS:
+        for size in plan.sizes:
+            for mark in size.marks[unit]:
+                here = [row for row in rows if (row["unit"], row["size"], row["mark"]) == (unit, size.name, mark)]
+                base = [row for row in here if row["arm"] == plan.against]
+                for arm in plan.arms:
+                    if mine := [row for row in here if row["arm"] == arm.name]:
+                        found.append({"unit": unit, "size": size.name, "mark": mark, "arm": arm.name}
+                                     | _group(mine, base))  # fmt: skip
+    return found
+
+
+def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, and the gap to the base over the seeds that both have."""
+    scores, others = ({row["seed"]: score_of(row) for row in rows} for rows in (mine, base))
+    body = {"seeds": sorted(scores), "reads": "raw" if mine[0]["raw_bpb"] is not None else "its view"}
+    body |= {"bpb": _mean(scores.values()), "bpb_range": [min(scores.values()), max(scores.values())]}
+    views = mine[0]["view_bpb"]
+    body["view_bpb"] = {view: _mean(row["view_bpb"][view] for row in mine) for view in views}
+    for name in ("steps", "flops", "encode_flops"):
+        body[name] = _mean(row[name] for row in mine)
+    body["body_parameters"] = mine[0]["parameters"]["body"]
+    for name in ("symbols", "bytes_of_text"):
+        body[name] = {view: _mean(row[name][view] for row in mine) for view in mine[0][name]}
+    if both := sorted(scores.keys() & others.keys()):
+        ours, theirs = ([each[seed] for seed in both] for each in (scores, others))
+        body["gap_percent"] = 100 * (_mean(ours) / _mean(theirs) - 1)
+        body["ranges_apart"] = max(ours) < min(theirs) or min(ours) > max(theirs)
+    return body
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -> list[dict[str, str]]:
+    """The table of one unit, a row a group, as text by column."""
+    rows = []
+    for group in (group for group in body["groups"] if group["unit"] == unit):
+        key = {name: group[name] for name in ("unit", "size", "mark", "arm")}
+        spent = [times[row["run"]] for row in body["runs"] if key.items() <= row.items() and row["run"] in times]
+        low, high = group["bpb_range"]
+        spread = f" ± {(high - low) / 2:.4f}" if len(group["seeds"]) > 1 else ""
+        shown = {"size": group["size"], "mark": f"{group['mark']:.3g}", "arm": group["arm"]}
+        shown["BPB"] = f"{group['bpb']:.4f}{spread}" + ("" if group["reads"] == "raw" else " *")
+        shown[f"against {body['against']}"] = f"{group['gap_percent']:+.2f}%" if "gap_percent" in group else ""
+        apart = "yes" if group.get("ranges_apart") and len(group["seeds"]) > 1 else ""
+        shown["ranges apart"] = apart if group["arm"] != body["against"] else ""
+        shown["view BPB"] = ", ".join(f"{name} {bpb:.4f}" for name, bpb in group["view_bpb"].items())
+        shown["seeds"], shown["steps"] = str(len(group["seeds"])), f"{group['steps']:,.0f}"
+        shown["FLOPs"], shown["codec FLOPs"] = f"{group['flops']:.3e}", f"{group['encode_flops']:.2e}"
+        for name, heading in (("symbols", "M symbols"), ("bytes_of_text", "MB of text")):
+            counts = group[name].items()
+            shown[heading] = ", ".join(f"{view} {count / 1e6:.2f}" for view, count in counts)
+        shown["minutes"] = f"{sum(spent) / len(spent) / 60:.1f}" if spent else ""
+        rows.append(shown)
+    return rows
+
+
+def markdown(body: Mapping[str, Any], times: Mapping[str, float]) -> str:
+    """Both tables, with what they mean."""
+    parts = [f"# Comparison: {body['plan']}", ""]
+    if not body["complete"]:
+        parts += [f"Not complete: {len(body['runs'])} of {body['wanted']} runs are done.", ""]
+    if body["baselines"]:
+        parts += ["The same held-out text: " + ", ".join(f"{k} {v:.3f}" for k, v in body["baselines"].items()), ""]
+    for unit, title in TITLES.items():
+        if rows := table_rows(body, unit, times):
+            parts += [f"## {title}", "", f"| {' | '.join(rows[0])} |", f"|{' --- |' * len(rows[0])}"]
+            parts += [f"| {' | '.join(row.values())} |" for row in rows] + [""]
+    return "\n".join([*parts, NOTE, ""])
+
+
+NOTE = (
+    "BPB: bits per held-out raw byte, mean over seeds ± half of their range; with * of the compressed view, by a model "
+    "that reads no raw bytes. Below 0% is better than the arm held against, over the seeds that both have; ranges are "
+    "apart where every seed of one is better than every seed of the other. FLOPs: training alone, by formula; codec "
+    "FLOPs: what encoding the text of the views cost on top. A pair's text counts in both views."
+)
