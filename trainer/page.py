@@ -33,8 +33,15 @@ p { color: var(--soft); font-size: 13px; max-width: 75ch }
 """
 
 
-def html(title: str, rows: Sequence[dict[str, str]], panels: Sequence[Panel]) -> str:
-    """The whole page."""
+NOTE = (
+    "Each point of a line of training is the exact mean over the steps that it stands for; dots are looks at held-out "
+    "raw bytes in mid-run, over as many bytes as --eval-bytes says. FLOPs: 6 for each weight of a matrix product and "
+    "each position that it is applied to, and causal attention. The first steps' peak is cut off."
+)
+
+
+def html(title: str, rows: Sequence[dict[str, str]], panels: Sequence[Panel], note: str = NOTE) -> str:
+    """The whole page; `note` stands below the pictures."""
     light = "".join(f".c{number} {{ --c: {pair[0]} }} " for number, pair in enumerate(COLOURS))
     dark = "".join(f".c{number} {{ --c: {pair[1]} }} " for number, pair in enumerate(COLOURS))
     style = f"{_STYLE}{light}\n@media (prefers-color-scheme: dark) {{ {dark}}}"
@@ -42,15 +49,8 @@ def html(title: str, rows: Sequence[dict[str, str]], panels: Sequence[Panel]) ->
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{style}</style>\n<h1>{escape(title)}</h1>\n'
-        f'{table(rows)}\n<div class="all">\n{figures}\n</div>\n<p>{_NOTE}</p></html>\n'
+        f'{table(rows)}\n<div class="all">\n{figures}\n</div>\n<p>{escape(note)}</p></html>\n'
     )
-
-
-_NOTE = (
-    "Each point of a line of training is the exact mean over the steps that it stands for; dots are looks at held-out "
-    "raw bytes in mid-run, over as many bytes as --eval-bytes says. FLOPs: 6 for each weight of a matrix product and "
-    "each position that it is applied to, and causal attention. The first steps' peak is cut off."
-)
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:

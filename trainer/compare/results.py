@@ -11,8 +11,8 @@ from typing import Any
 
 from trainer.baselines import FILE as BASELINES
 from trainer.compare.driver import RESULT, VIEWS, Run, read_json
-from trainer.compare.plan_file import UNITS, PlanFile
 from trainer.compare.flops import flops_of
+from trainer.compare.plan_file import UNITS, PlanFile
 from trainer.counts import count_parameters
 
 TITLES = {"flops": "Matched by training FLOPs", "bytes": "Matched by bytes of text"}

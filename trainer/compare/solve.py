@@ -5,11 +5,17 @@ whole run lies as near the mark as steps allow.
 """
 
 import dataclasses
-import math
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from shards.errors import ByteproxyError
+from shards.manifest import write_atomically
+from trainer.compare.arms import identity
 from trainer.compare.flops import Work, total_flops, work_of
 from trainer.config import Config
 from trainer.mixture import Mixture
@@ -63,18 +69,46 @@ def solve(config: Config, mixture: Mixture, tables: Sequence[int], unit: str, ma
     return best
 
 
-def estimated_steps(config: Config, tables: Sequence[int], bytes_per_symbol: float, unit: str, mark: float) -> int:
-    """About how many, where there is no set to plan from: rows full of one document, rates at their means."""
-    shares = _symbol_shares(config, bytes_per_symbol)
+class Known:
+    """Solved runs, kept in a file by what they follow from, so that a driver that goes on need not solve again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        try:
+            self.entries: dict[str, Any] = json.loads(path.read_bytes()) if path else {}
+        except (FileNotFoundError, ValueError):
+            self.entries = {}
+
+    def solve(self, config: Config, mixture: Mixture, tables: Sequence[int], unit: str, mark: float) -> Solved:
+        """As the function."""
+        key = f"{identity(dataclasses.replace(config, steps=1), mixture.digests)}-{unit}-{mark:.17g}"
+        if key not in self.entries:
+            found = solve(config, mixture, tables, unit, mark)
+            work = found.work
+            self.entries[key] = [found.steps, work.positions, work.looks, work.symbols_V.tolist(),
+                                 work.bytes_V.tolist()]  # fmt: skip
+            if self.path:
+                write_atomically(self.path, json.dumps(self.entries).encode())
+        steps, positions, looks, symbols, text = self.entries[key]
+        work = Work(positions, looks, np.array(symbols, np.int64), np.array(text, np.int64))
+        return Solved(steps, work, total_flops(config, tables, work))
+
+
+def estimate(
+    config: Config, tables: Sequence[int], bytes_per_symbol: float, unit: str, mark: float
+) -> tuple[int, float]:
+    """About how many steps and FLOPs, where there is no set to plan from: full rows of one document, mean rates."""
+    raw, compressed = _symbol_shares(config, bytes_per_symbol)
     symbols = config.batch_rows * config.context
-    if unit == "bytes":
-        return max(1, round(mark / symbols / (shares[0] + shares[1] * bytes_per_symbol)))
     work = Work.none(len(tables) - 1)
     work.positions, work.looks = symbols, symbols * (config.context + 1) // 2
-    work.symbols_V[0] = round(symbols * shares[0])
+    work.symbols_V[0] = round(symbols * raw)
     for view in range(1, len(tables)):
-        work.symbols_V[view] = round(symbols * shares[1] / (len(tables) - 1))
-    return max(1, math.floor(mark / total_flops(config, tables, work) + 0.5))
+        work.symbols_V[view] = round(symbols * compressed / (len(tables) - 1))
+    step = float(total_flops(config, tables, work))
+    each = step if unit == "flops" else symbols * (raw + compressed * bytes_per_symbol)
+    steps = max(1, round(mark / each))
+    return steps, steps * step
 
 
 def _symbol_shares(config: Config, bytes_per_symbol: float) -> tuple[float, float]:

@@ -1,0 +1,186 @@
+"""The comparison: plans are refused by name, runs are found again, and a driver that was stopped ends the same."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shards.errors import ByteproxyError
+from trainer.__main__ import main
+from trainer.compare.arms import check_views, folder_name, identity, wanted_runs
+from trainer.compare.cli import solve_all
+from trainer.compare.driver import Run, Stop, drive, flags_of
+from trainer.compare.flops import Work
+from trainer.compare.plan_file import PlanFile, read_plan
+from trainer.compare.results import collect, table_rows
+from trainer.compare.solve import Solved
+from trainer.config import make_config, parse_flags
+
+ROOT = Path(__file__).parent.parent.parent
+PLAN = """
+seeds = [0]
+[settings]
+dtype = "float32"
+device = "cpu"
+threads = 1
+context = 272
+batch_rows = 2
+warmup_steps = 2
+checkpoint_every = 2
+translation = 0.4
+anneal = 0.3
+[sizes.tiny]
+width = 32
+layers = 1
+heads = 2
+kv_heads = 1
+head_dim = 16
+mlp = 32
+flops = [5e8]
+[arms.bytes]
+mode = "bytes"
+[arms.proxy]
+views = "sentencepiece"
+[views.sentencepiece]
+encode = 10
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Callable[..., PlanFile]:
+    def read(text: str = PLAN) -> PlanFile:
+        (tmp_path / "small.toml").write_text(text)
+        return read_plan(tmp_path / "small.toml")
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = [0]", "seedz = [0]", r"small\.toml: key 'seedz' is not known; did you mean --seeds\?"),
+        ("translation = 0.4", "translatoin = 0.4", r"\[settings\]: key 'translatoin' is not known; .*--translation"),
+        ("flops = [5e8]", "flopz = [5e8]", r"\[sizes\.tiny\].*no mark found"),
+        ("flops = [5e8]", "flops = [-1]", r"\[sizes\.tiny\] flops = \[-1\] found, a list of numbers over 0"),
+        ('mode = "bytes"', 'mode = "bytes"\nwidth = 64', r"\[arms\.bytes\] width: arms are compared with the same body"),
+        ('mode = "bytes"', 'mode = "bytes"\nsizes = ["huge"]', r"\[arms\.bytes\] sizes: huge found, of the sizes tiny"),
+        ('mode = "bytes"', 'mode = "bytes"\nsteps = 5', r"\[arms\.bytes\]: key 'steps' is the driver's to set"),
+        ("seeds = [0]", 'seeds = [0]\nagainst = "gold"', r"against = 'gold' found, one of the arms bytes, proxy"),
+        ("encode = 10", 'encode = "lm-9t"', r"\[views\.sentencepiece\] encode: 'lm-9t' found, FLOPs a byte or one of"),
+    ],
+)  # fmt: skip
+def test_what_a_plan_gets_wrong_is_named(plan: Callable[..., PlanFile], old: str, new: str, message: str) -> None:
+    assert old in PLAN
+    with pytest.raises(ByteproxyError, match=message):
+        plan(PLAN.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('mode = "bytes"', 'mode = "bites"', "plan small, size tiny, arm bytes: --mode: 'bites' found"),
+        ('views = "sentencepiece"\n[', "rate = 0.5\n[", "arm proxy: no views found, views = .* expected in mode proxy"),
+        ('views = "sentencepiece"\n[', 'views = "zip"\n[', "plan small, arm proxy: view zip found, of sentencepiece, gzip"),
+    ],
+)  # fmt: skip
+def test_an_arm_that_cannot_run_is_named(
+    plan: Callable[..., PlanFile], tiny_folder: Path, old: str, new: str, message: str
+) -> None:
+    read = plan(PLAN.replace(old, new, 1))
+    with pytest.raises(ByteproxyError, match=message):
+        check_views(read, wanted_runs(read, str(tiny_folder)), str(tiny_folder))
+
+
+def test_a_run_is_named_after_all_that_moves_a_weight_and_nothing_else(plan: Callable[..., PlanFile]) -> None:
+    run = wanted_runs(plan(), "set")[0]
+    name = folder_name(run, run.config, {"raw": "1"})
+    free = make_config({"log_every": 3, "shards": "elsewhere", "run": "x", "keep": 9}, run.config)
+    assert folder_name(run, free, {"raw": "1"}) == name
+    for change in ({"lr": 1e-4}, {"seed": 5}, {"steps": 77}, {"threads": 2}):
+        assert identity(make_config(change, run.config), {"raw": "1"}) != identity(run.config, {"raw": "1"})
+    assert identity(run.config, {"raw": "2"}) != identity(run.config, {"raw": "1"})
+
+
+def test_a_config_survives_the_command_line(plan: Callable[..., PlanFile]) -> None:
+    for run in wanted_runs(plan(), "a/b"):
+        config = make_config({"lr": 1e-5, "tie": True, "prompt": "x = 'a b'"}, run.config)
+        assert make_config(parse_flags(flags_of(config))[0]) == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_plans_that_come_with_it_are_sound(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(path), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "by formula" in shown and re.search(r"in all [\d.e+]+ FLOPs of training, [\d,.]+ hours", shown)
+    assert "bytes" in {run.arm for run in wanted_runs(read_plan(path), "set")}
+
+
+def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFile], tmp_path: Path) -> None:
+    read, runs = plan(PLAN.replace("seeds = [0]", "seeds = [0, 1]")), []
+    scores = {("bytes", 0): 2.0, ("bytes", 1): 2.2, ("proxy", 0): 1.8, ("proxy", 1): 1.9}
+    for run in wanted_runs(read, "set"):
+        folder = tmp_path / f"{run.arm}{run.seed}"
+        folder.mkdir()
+        names = ["raw", *run.views]
+        counts = dict.fromkeys(names, 1000)
+        result = {"symbols": counts, "bytes_of_text": dict.fromkeys(names, 3000), "seconds": 6.0}
+        result |= {"raw_bpb": scores[run.arm, run.seed], "val_bytes": 9}
+        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "views.json").write_text(json.dumps(dict.fromkeys(run.views, 1.5)))
+        work = Work.none(len(run.views))
+        runs.append(Run(run, run.config, Solved(10, work, 123), folder))
+    tables = {run.folder: [320, 576][: 1 + len(run.wanted.views)] for run in runs}
+    body = collect(read, runs, tables)
+    base, proxy = body["groups"]
+    assert body["complete"] and base["bpb"] == pytest.approx(2.1) and base["gap_percent"] == 0
+    assert proxy["bpb_range"] == [1.8, 1.9] and proxy["gap_percent"] == pytest.approx(100 * (1.85 / 2.1 - 1))
+    assert proxy["ranges_apart"] and proxy["encode_flops"] == 30_000 and proxy["view_bpb"] == {"sentencepiece": 1.5}
+    rows = table_rows(body, "flops", {run.folder.name: 60.0 for run in runs})
+    assert rows[1]["BPB"] == "1.8500 ± 0.0500" and rows[1]["ranges apart"] == "yes" and rows[1]["minutes"] == "1.0"
+    (runs[1].folder / "result.json").unlink()
+    assert not collect(read, runs, tables)["complete"]
+
+
+class StopOnce(Stop):
+    """Due as soon as a run has saved a checkpoint but not its result."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.out = out
+
+    @property
+    def due(self) -> bool:
+        return super().due or any(self.out.glob("runs/*/checkpoints/step_*"))
+
+
+@pytest.mark.slow
+def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_file(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(PLAN.replace("flops = [5e8]", "flops = [4e9]"))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = ["compare", str(path), "--shards", str(tiny_folder), "--no-png", "--out"]
+    assert main([*arguments, str(whole)]) == 0
+
+    wanted = wanted_runs(read_plan(path), str(tiny_folder))
+    tables = [[320, 576][: 1 + len(run.views)] for run in wanted]
+    runs = solve_all(wanted, tables, parts, Stop())
+    assert not drive(runs, StopOnce(parts), 0.0, print)
+    stopped = runs[0].folder
+    assert list(stopped.glob("checkpoints/step_*")) and not (stopped / "result.json").exists()
+    assert main([*arguments, str(parts), "--limit-seconds", "1"]) == 3
+    assert main([*arguments, str(parts)]) == 0
+    assert (parts / "compare.json").read_bytes() == (whole / "compare.json").read_bytes()
+    assert "continuing after step" in (parts / "logs" / f"{stopped.name}.log").read_text()
+
+    body = json.loads((whole / "compare.json").read_bytes())
+    assert body["complete"] and [row["arm"] for row in body["runs"]] == ["bytes", "proxy"]
+    for row in body["runs"]:
+        assert 1 < row["raw_bpb"] < 9 and abs(row["flops"] - 4e9) <= row["flops"] / row["steps"]
+    times = {folder: (folder / "result.json").stat().st_mtime_ns for folder in (whole / "runs").iterdir()}
+    assert main([*arguments, str(whole)]) == 0
+    assert times == {folder: (folder / "result.json").stat().st_mtime_ns for folder in (whole / "runs").iterdir()}
+    text = (whole / "compare.html").read_text()
+    assert not re.findall(r"https?://|<script|<link|@import|url\((?!#)", text) and "Gap to bytes" in text
+    assert "Matched by training FLOPs" in (whole / "compare.md").read_text()

@@ -1,0 +1,128 @@
+"""The verb `compare`: a plan's runs, in slices, and what they found."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shards.errors import ByteproxyError
+from shards.manifest import write_atomically
+from trainer.compare.arms import Wanted, check_views, folder_name, tables_of, wanted_runs
+from trainer.compare.driver import Run, Stop, drive
+from trainer.compare.plan_file import PlanFile, read_plan
+from trainer.compare.solve import Known
+from trainer.config import parse_options
+from trainer.mixture import open_mixture
+
+NOT_DONE = 3
+
+USAGE = """usage: python -m trainer compare PLAN.toml [--shards SET] [--out DIR] [--limit-seconds N] [--dry-run]
+                                 [--no-png]
+
+Train every arm (recipe) of a plan at every size, seed and mark, with the same transformer body, and hold them against
+each other: bits per held-out raw byte at equal training FLOPs, and at equal bytes of text. FLOPs are counted by one
+formula: for each real position the body, attention over what it sees, and the head that was computed; the steps that
+bring each arm to a mark are solved beforehand by the planner. Each mark is a run of its own, decayed to its end.
+
+  --shards SET       the shard set, over the plan's; by default the newest under data/. Its val split is held out
+  --out DIR          by default runs/compare-PLAN; holds compare.json, compare.md, compare.html, compare.png, runs/
+  --limit-seconds N  stop after N seconds: the run in progress saves a checkpoint, and the exit status is 3
+  --dry-run          show parameters, steps, FLOPs and hours of all runs, and train nothing
+  --no-png           no picture (it needs matplotlib)
+
+The same command again goes on; a run that is done is not run again. On the CPU the same plan gives the same
+compare.json. A plan is a TOML file:
+
+  seeds = [0, 1, 2]
+  [settings]               of every run: see `python -m trainer train --help`; start from each field's own default
+  context = 512
+  [sizes.small]            a body, and its marks: FLOPs of training, or bytes of text
+  width = 128
+  flops = [1e14, 2e14]
+  [arms.bytes]             a recipe: settings over those above; `seeds` and `sizes` restrict it
+  mode = "bytes"
+  [arms.proxy]
+  views = "sentencepiece"
+  anneal = 0.5
+  [views.neural]           what encoding costs: FLOPs a byte of text, or the preset of the codec's LM
+  encode = "lm-3m"
+  [machine]                for hours
+  flops_per_second = 1e11
+
+  python -m trainer compare plans/smoke.toml --shards data/stdlib
+  until python -m trainer compare plans/cpu.toml --limit-seconds 3300; do :; done
+"""
+
+
+def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
+    """Returns 0 when all is done, 3 when runs are left. `newest_set`: what to compare on by default."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE, end="")
+        return 0
+    if not arguments or arguments[0].startswith("--"):
+        raise ByteproxyError("the plan's file expected first; for instance: compare plans/smoke.toml")
+    defaults = {"shards": "", "out": "", "limit_seconds": 0, "dry_run": False, "png": True}
+    options = parse_options(arguments[1:], defaults)
+    plan = read_plan(Path(arguments[0]))
+    if options["dry_run"]:
+        from trainer.compare.dry_run import dry_run
+
+        shards = options["shards"] or plan.shards
+        print("\n".join(dry_run(plan, wanted_runs(plan, shards), shards)))
+        return 0
+    shards = options["shards"] or plan.shards or str(newest_set())
+    out = Path(options["out"] or Path("runs") / f"compare-{plan.name}")
+    wanted = wanted_runs(plan, shards)
+    alphabets = {name: view.alphabet for name, view in check_views(plan, wanted, shards).items()}
+    tables = [tables_of(run, alphabets) for run in wanted]
+    stop = Stop(options["limit_seconds"])
+    with stop.listening():
+        runs = solve_all(wanted, tables, out, stop)
+        machine = plan.machine
+        done = len(runs) == len(wanted) and drive(runs, stop, machine.flops_per_second * machine.mfu, _say)
+    if len(runs) == len(wanted):
+        write(plan, runs, {run.folder: table for run, table in zip(runs, tables, strict=True)}, out, options["png"])
+    if not done:
+        _say("stopped; the same command goes on")
+    return 0 if done else NOT_DONE
+
+
+def solve_all(wanted: Sequence[Wanted], tables: Sequence[Sequence[int]], out: Path, stop: Stop) -> list[Run]:
+    """The runs with their steps and folders; fewer where it was time to stop."""
+    out.mkdir(parents=True, exist_ok=True)
+    known, runs = Known(out / "steps.json"), []
+    for run, table in zip(wanted, tables, strict=True):
+        if stop.due:
+            break
+        mixture = open_mixture(run.config)
+        solved = known.solve(run.config, mixture, table, run.unit, run.mark)
+        config = dataclasses.replace(run.config, steps=solved.steps)
+        folder = out / "runs" / folder_name(run, config, mixture.digests)
+        runs.append(Run(run, dataclasses.replace(config, run=str(folder)), solved, folder))
+    return runs
+
+
+def write(plan: PlanFile, runs: Sequence[Run], tables: dict[Path, Sequence[int]], out: Path, picture: bool) -> None:
+    """Every file of results, and the table to the console."""
+    from trainer.compare.pictures import panels
+    from trainer.compare.results import NOTE, TITLES, collect, markdown, seconds, table_rows
+    from trainer.page import html
+
+    body, times = collect(plan, runs, tables), seconds(runs)
+    if not body["runs"]:
+        return
+    write_atomically(out / "compare.json", json.dumps(body, indent=1).encode() + b"\n")
+    write_atomically(out / "seconds.json", json.dumps(times, indent=1).encode() + b"\n")
+    text, title, drawn = markdown(body, times), f"Comparison: {plan.name}", panels(body)
+    write_atomically(out / "compare.md", text.encode())
+    rows = [{"matched by": unit, **row} for unit in TITLES for row in table_rows(body, unit, times)]
+    write_atomically(out / "compare.html", html(title, rows, drawn, NOTE).encode())
+    if picture:
+        from trainer.picture import png
+
+        write_atomically(out / "compare.png", png(title, drawn))
+    _say(f"\n{text}\n{out / 'compare.html'}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
