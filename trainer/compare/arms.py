@@ -33,17 +33,15 @@ class Wanted:
 
 def wanted_runs(plan: PlanFile, shards: str) -> list[Wanted]:
     """All runs: the first seed of everything before the second of anything, small before large."""
+    marks = [(size, unit, mark) for size in plan.sizes for unit in UNITS for mark in size.marks[unit]]
     found = []
     for number in range(max(len(arm.seeds) for arm in plan.arms)):
-        for size in plan.sizes:
-            for unit in UNITS:
-                for mark in size.marks[unit]:
-                    for arm in plan.arms:
-                        if size.name not in arm.sizes or number >= len(arm.seeds):
-                            continue
-                        seed = arm.seeds[number]
-                        config, views = _config(plan, size, arm, {"shards": shards, "seed": seed})
-                        found.append(Wanted(size.name, arm.name, seed, unit, mark, config, views))
+        for size, unit, mark in marks:
+            for arm in (arm for arm in plan.arms if size.name in arm.sizes and number < len(arm.seeds)):
+                seed = arm.seeds[number]
+                if size.seeds is None or seed in size.seeds:
+                    config, views = _config(plan, size, arm, {"shards": shards, "seed": seed})
+                    found.append(Wanted(size.name, arm.name, seed, unit, mark, config, views))
     return found
 
 

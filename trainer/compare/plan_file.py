@@ -2,7 +2,7 @@
 
     seeds = [0, 1, 2]
     [settings]                  # of every run: keys of `python -m trainer train --help`
-    [sizes.small]               # a body, and the marks at which its runs end
+    [sizes.small]               # a body, and the marks at which its runs end; `seeds` restrict it
     width = 128
     flops = [1e14, 2e14]        # training FLOPs; each mark is a run of its own, decayed to its end
     bytes = [16e6]              # bytes of text trained on: the second table
@@ -33,11 +33,12 @@ _TOP = ("shards", "against", "seeds", "settings", "sizes", "arms", "views", "mac
 
 @dataclass(frozen=True)
 class Size:
-    """A transformer body and the marks of its runs, by unit."""
+    """A transformer body and the marks of its runs, by unit. `seeds`: the only ones of its arms' seeds, where given."""
 
     name: str
     settings: Mapping[str, Any]
     marks: Mapping[str, tuple[float, ...]]
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ def _size(name: str, table: dict[str, Any], path: Path) -> Size:
     marks = {unit: _marks(table.get(unit, []), f"{place} {unit}") for unit in UNITS}
     if not any(marks.values()):
         raise ByteproxyError(f"{place}: no mark found; flops = [1e14, …] or bytes = [16e6, …] expected")
-    rest = {key: value for key, value in table.items() if key not in UNITS}
-    return Size(name, _settings(rest, path, f"[sizes.{name}]", UNITS), marks)
+    rest = {key: value for key, value in table.items() if key not in (*UNITS, "seeds")}
+    settings = _settings(rest, path, f"[sizes.{name}]", (*UNITS, "seeds"))
+    return Size(name, settings, marks, _seeds(table["seeds"], f"{place} seeds") if "seeds" in table else None)
 
 
 def _arm(name: str, table: dict[str, Any], seeds: tuple[int, ...], sizes: tuple[str, ...], path: Path) -> Arm:
