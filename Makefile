@@ -13,6 +13,7 @@ IMAGE   ?=
 SHARDS  ?=
 RUN     ?=
 RUNS    ?=
+PLAN    ?=
 FILE    ?=
 PRESET  ?=
 PROMPT  ?=
@@ -20,7 +21,7 @@ ARGS    ?=
 
 flag = $(if $(2),$(1) "$(2)")
 
-.PHONY: help setup shards verify train evaluate sample export compress decompress report neural test test-all lint format image bench bench-loaders bench-train clean
+.PHONY: help setup shards verify train evaluate sample export compress decompress report compare neural test test-all lint format image bench bench-loaders bench-train clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -76,6 +77,10 @@ decompress: $(READY) ## FILE=<file>.bpx again, bit for bit, with the model of RU
 
 report: $(READY) ## curves of RUN=<dir>, or of RUNS="<dir> <dir>" in one picture, as report.html and report.png (OUT=)
 	$(BIN)/python -m trainer report $(or $(RUNS),$(RUN)) $(call flag,--out,$(OUT)) $(ARGS)
+
+compare: $(READY) ## recipes at equal FLOPs: the runs of PLAN=<toml> on SHARDS=<dir>, resumable (OUT=, ARGS="--limit-seconds 3300" or --dry-run)
+	@test -n "$(PLAN)" || { echo 'error: PLAN is missing: make compare PLAN=plans/smoke.toml [SHARDS=<dir>]' >&2; exit 2; }
+	$(BIN)/python -m trainer compare "$(PLAN)" $(call flag,--shards,$(SHARDS)) $(call flag,--out,$(OUT)) $(ARGS)
 
 neural: $(READY) ## the neural codec's LM, trained on SHARDS=<dir>, to OUT=<dir> (PRESET=lm-3m); then --view neural:OUT
 	@test -n "$(SHARDS)" -a -n "$(OUT)" || { echo 'error: make neural SHARDS=<dir> OUT=<dir>' >&2; exit 2; }
