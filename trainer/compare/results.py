@@ -73,7 +73,7 @@ def _groups(plan: PlanFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
 def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over seeds, and the gap to the base over the seeds that both have."""
     scores, others = ({row["seed"]: score_of(row) for row in rows} for rows in (mine, base))
-    body = {"seeds": sorted(scores), "reads": "raw" if mine[0]["raw_bpb"] is not None else "its view"}
+    body: dict[str, Any] = {"seeds": sorted(scores), "reads": "raw" if mine[0]["raw_bpb"] is not None else "its view"}
     body |= {"bpb": _mean(scores.values()), "bpb_range": [min(scores.values()), max(scores.values())]}
     views = mine[0]["view_bpb"]
     body["view_bpb"] = {view: _mean(row["view_bpb"][view] for row in mine) for view in views}
