@@ -149,7 +149,8 @@ def main() -> None:
                 shape = Shape(**job["shape"])
                 batch = f"({shape.batch_rows}, {shape.context}), {options.dtype}"
                 shapes[preset] = f"width {shape.width}, {shape.layers} layers, {batch}"
-                if not number and row.compiled and row.peer in pythons:  # compiled before it is measured
+                cold = options.device == "cpu" and not number  # on CUDA the warm-up compiles: memory is counted apart
+                if cold and row.compiled and row.peer in pythons:  # compiled before it is measured
                     run(pythons[row.peer], job | {"steps": 1, "warmup": 1}, options.work)
                 why = broken.get(row.peer)
                 result = {"error": why} if why else run(pythons[row.peer], job, options.work)
