@@ -23,7 +23,7 @@ class Documents(NamedTuple):
 
     cu_seqlens: Tensor | None  # (S + 1,) int32 over the N flattened inputs, padded with N
     mask_R1TT: Tensor | None  # added to the scores: 0 where a query may look, else -inf
-    windows: bool = False  # of boundaries: see `varlen_takes_windows`
+    options: tuple[bool, bool] = (True, True)  # of boundaries: see `varlen_options`
 
 
 def prepare_documents(
@@ -31,7 +31,7 @@ def prepare_documents(
 ) -> Documents:
     """The boundaries of `rows` rows in the form that `document_attention` takes on this device and in this dtype."""
     if has_varlen(device, dtype):
-        return Documents(torch.from_numpy(cu_seqlens).to(device, non_blocking=True), None, varlen_takes_windows())
+        return Documents(torch.from_numpy(cu_seqlens).to(device, non_blocking=True), None, varlen_options())
     bounds = torch.from_numpy(cu_seqlens[1:]).to(device)
     document_RT = torch.bucketize(torch.arange(rows * context, device=device), bounds, right=True).view(rows, context)
     causal_TT = torch.ones(context, context, dtype=torch.bool, device=device).tril()
@@ -49,34 +49,38 @@ def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     except ImportError:
         return False
     names = inspect.signature(varlen_attn).parameters.keys()
-    return {"window_size", "enable_gqa"} <= names or "is_causal" in names
+    return "window_size" in names or "is_causal" in names
 
 
 @cache
-def varlen_takes_windows() -> bool:
-    """Whether this torch says causal by a window, and shares keys among queries; before 2.12 by `is_causal`, and not."""
+def varlen_options() -> tuple[bool, bool]:
+    """Whether this torch says causal by a window (before: by `is_causal`), and whether queries may share keys."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return "window_size" in inspect.signature(varlen_attn).parameters
+    names = inspect.signature(varlen_attn).parameters.keys()
+    return "window_size" in names, "enable_gqa" in names
 
 
 def document_attention(q_RTHD: Tensor, k_RTGD: Tensor, v_RTGD: Tensor, documents: Documents) -> Tensor:
     """Causal attention in which no query sees another document's keys; returns (R, T, H, D)."""
     if documents.cu_seqlens is not None:
-        return _varlen(q_RTHD, k_RTGD, v_RTGD, documents.cu_seqlens, documents.windows)
+        return _varlen(q_RTHD, k_RTGD, v_RTGD, documents.cu_seqlens, documents.options)
     assert documents.mask_R1TT is not None
     q_RHTD, k_RGTD, v_RGTD = (x.transpose(1, 2) for x in (q_RTHD, k_RTGD, v_RTGD))
     return _masked(q_RHTD, k_RGTD, v_RGTD, documents.mask_R1TT).transpose(1, 2)
 
 
-def _varlen(q_RTHD: Tensor, k_RTGD: Tensor, v_RTGD: Tensor, cu_seqlens: Tensor, windows: bool) -> Tensor:
+def _varlen(q_RTHD: Tensor, k_RTGD: Tensor, v_RTGD: Tensor, cu_seqlens: Tensor, options: tuple[bool, bool]) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     context = q_RTHD.shape[1]  # no document's stretch is longer than its row: no need to look at the boundaries
     q_NHD, k_NGD, v_NGD = (x.flatten(0, 1) for x in (q_RTHD, k_RTGD, v_RTGD))
     shared = q_NHD.shape[1] // k_NGD.shape[1]
-    how: dict[str, Any] = {"window_size": (-1, 0), "enable_gqa": shared > 1} if windows else {"is_causal": True}
-    if not windows and shared > 1:
+    windows, grouped = options
+    how: dict[str, Any] = {"window_size": (-1, 0)} if windows else {"is_causal": True}
+    if shared > 1 and grouped:
+        how["enable_gqa"] = True
+    elif shared > 1:
         k_NGD, v_NGD = (x.repeat_interleave(shared, 1) for x in (k_NGD, v_NGD))
     out_NHD: Any = varlen_attn(q_NHD, k_NGD, v_NGD, cu_seqlens, cu_seqlens, context, context, **how)
     return out_NHD.view(q_RTHD.shape)
