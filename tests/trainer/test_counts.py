@@ -28,10 +28,12 @@ def test_parameters_count_as_by_hand(tiny_config: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "low", "high"), [("5m", 4.5, 5.5), ("25m", 23, 27), ("100m", 95, 105), ("500m", 475, 525)]
-)
+    ("preset", "low", "high"),
+    [("5m", 4.5, 5.5), ("25m", 23, 27), ("100m", 95, 105), ("500m", 475, 525),
+     ("lm-1m", 0.95, 1.1), ("lm-3m", 2.85, 3.15), ("lm-40m", 38, 42)],
+)  # fmt: skip
 def test_presets_have_bodies_of_the_size_they_are_named_for(preset: str, low: float, high: float) -> None:
-    assert set(PRESETS) == {"demo", "5m", "25m", "100m", "500m"}
+    assert set(PRESETS) == {"demo", "5m", "25m", "100m", "500m", "lm-1m", "lm-3m", "lm-40m"}
     assert low < count_parameters(make_config({"preset": preset}), [320])["body"] / 1e6 < high
 
 
