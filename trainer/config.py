@@ -286,14 +286,19 @@ def describe_batch(config: Config, ranks: int) -> str:
     return f"{text} = {shared} x {through} of {size}"
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values in a TOML file of `key = value` lines. Unknown keys are refused."""
+def load_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML file's content. Raises ByteproxyError; `what`: how the file was asked for."""
     try:
-        values = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except OSError as error:
-        raise ByteproxyError(f"--config {path}: {error.strerror}") from None
+        raise ByteproxyError(f"{what} {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ByteproxyError(f"{path}: not valid TOML ({error})") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values in a TOML file of `key = value` lines. Unknown keys are refused."""
+    values = load_toml(path, "--config")
     for key in values:
         known_key(key, f"{path}: key {key!r}", _TYPES)
     return {key.replace("-", "_"): value for key, value in values.items()}

@@ -58,6 +58,7 @@ class Codec(ABC):
     version: ClassVar[int] = 1  # of the algorithm: raise it when the symbols change
     needs_fit: ClassVar[bool] = False
     ranges: ClassVar[Mapping[str, range]] = {}  # option -> values allowed, where an integer is bounded
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # option -> values allowed, where they are a few
     positional: ClassVar[str | None] = None  # the option that a value without a name is of
     piecewise: ClassVar[bool] = True  # a symbol means the same text wherever it stands
     checked_share: ClassVar[float] = 1.0  # of the documents, at most: those that a build decodes again
@@ -90,6 +91,10 @@ class Codec(ABC):
             if allowed is not None and settled[name] not in allowed:
                 expected = f"{allowed.start} to {allowed.stop - 1}"
                 raise ByteproxyError(f"codec {cls.kind}, option {name}: found {value}, expected {expected}")
+        for name, few in cls.choices.items():
+            if settled[name] not in few:
+                expected = ", ".join(map(str, few))
+                raise ByteproxyError(f"codec {cls.kind}, option {name}: found {settled[name]}, expected {expected}")
         return settled
 
     @classmethod

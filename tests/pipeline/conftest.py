@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
+from shards.reader import ShardSet
 from tests.pipeline.image import carry_out
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -87,6 +88,18 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in ("report.json", "report.html")
     }
+
+
+def assert_built_or_added_alike(corpus: Path, folder: Path, view: str) -> None:
+    """A view has the same bytes built by one worker, by two, or added to the set `folder`/plain of this corpus."""
+    assert run_build(corpus, folder / "one", views=f"gzip {view}") == 0
+    assert run_build(corpus, folder / "two", "--workers", "2", views=f"gzip {view}") == 0
+    assert digests(folder / "one") == digests(folder / "two")
+    assert main(["add-view", str(folder / "plain"), "--workers", "1", "--view", view]) == 0
+    whole, grown = (ShardSet.open(folder / name).manifest for name in ("one", "plain"))
+    assert whole.views == grown.views
+    for split in ("train", "val"):
+        assert [file.sha256 for file in whole.splits[split]] == [file.sha256 for file in grown.splits[split]]
 
 
 @pytest.fixture(scope="session")

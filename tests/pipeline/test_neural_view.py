@@ -6,8 +6,7 @@ import pytest
 
 from pipeline.__main__ import main
 from shards.__main__ import main as shards_main
-from shards.reader import ShardSet
-from tests.pipeline.conftest import copy_code, digests, run_build
+from tests.pipeline.conftest import assert_built_or_added_alike, copy_code, run_build
 from trainer.__main__ import main as trainer_main
 
 TINY = ("--width", "64", "--layers", "2", "--heads", "2", "--kv-heads", "2", "--head-dim", "32", "--mlp", "96",
@@ -25,14 +24,7 @@ def test_train_build_add_verify(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert trainer_main(command) == 0 and trainer_main(command) == 0
     assert "is there already" in capsys.readouterr().out
     view = f"neural:{tmp_path / 'lm'}"
-    assert run_build(corpus, tmp_path / "one", views=f"gzip {view}") == 0
-    assert run_build(corpus, tmp_path / "two", "--workers", "2", views=f"gzip {view}") == 0
-    assert digests(tmp_path / "one") == digests(tmp_path / "two")
-    assert main(["add-view", str(tmp_path / "plain"), "--workers", "1", "--view", view]) == 0
-    whole, grown = ShardSet.open(tmp_path / "one").manifest, ShardSet.open(tmp_path / "plain").manifest
-    assert whole.views == grown.views
-    for split in ("train", "val"):
-        assert [file.sha256 for file in whole.splits[split]] == [file.sha256 for file in grown.splits[split]]
+    assert_built_or_added_alike(corpus, tmp_path, view)
     assert main(["add-view", str(tmp_path / "plain"), "--workers", "1", "--view", view]) == 0
     assert "has neural already" in capsys.readouterr().out
     assert shards_main(["verify", str(tmp_path / "plain")]) == 0

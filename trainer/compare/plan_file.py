@@ -15,14 +15,13 @@ Settings start from the defaults of the fields, not from a preset's, but for `sc
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shards.errors import ByteproxyError
-from trainer.config import PRESETS, known_key, names
+from trainer.config import PRESETS, known_key, load_toml, names
 
 UNITS = ("flops", "bytes")
 BODY = ("width", "layers", "heads", "kv_heads", "head_dim", "mlp", "qk_norm", "rope_theta")
@@ -85,12 +84,7 @@ class PlanFile:
 
 def read_plan(path: Path) -> PlanFile:
     """Raises ByteproxyError that names the file, the key, and what was expected."""
-    try:
-        body = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ByteproxyError(f"plan {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ByteproxyError(f"{path}: not valid TOML ({error})") from None
+    body = load_toml(path, "plan")
     _known(body, _TOP, str(path))
     sizes, arms = _tables(body, "sizes", path), _tables(body, "arms", path)
     if not sizes or not arms:

@@ -31,7 +31,6 @@ from shards.hashing import combine
 
 MODEL, DESCRIPTION = "lm.safetensors", "lm.json"
 GAP = 128  # bytes between anchors, at most
-CHOICES = {"window": (8, 12, 16), "mode": ("lossless", "fuzzy"), "context": ("segment", "block")}
 AT_ONCE = 1 << 20  # bytes of text whose predictions are held
 
 _PLACES: dict[str, Path] = {}  # digest of an artifact named on the command line -> where it lies
@@ -47,6 +46,7 @@ class Neural(Codec):
     checked_share = 0.02  # decoding takes many times as long as encoding
     anchor_gap = GAP
     ranges: ClassVar = {"segment": range(2, LONGEST + 1)}
+    choices: ClassVar = {"window": (8, 12, 16), "mode": ("lossless", "fuzzy"), "context": ("segment", "block")}
 
     def __init__(self, settings: Mapping[str, Any], lm: LM, facts: Mapping[str, Any]) -> None:
         super().__init__(settings)
@@ -66,11 +66,6 @@ class Neural(Codec):
     @classmethod
     def settle(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         settled = super().settle(options)
-        for name, allowed in CHOICES.items():
-            if settled[name] not in allowed:
-                raise ByteproxyError(
-                    f"codec neural, option {name}: found {settled[name]}, expected {', '.join(map(str, allowed))}"
-                )
         if settled["mode"] == "fuzzy" and settled["context"] != "segment":
             raise ByteproxyError("codec neural: mode=fuzzy has context=segment")
         given = settled["artifact"]

@@ -25,7 +25,6 @@ from shards.codecs.windows.segments import LONGEST, Thresholds, anchors, segment
 from shards.errors import ByteproxyError
 
 GAP = 128  # bytes between anchors, at most
-CHOICES = {"window": (8, 12, 16), "context": ("segment", "text")}
 RECORDS, ROWS, FACTS = "records.npy", "rows.npy", "ngram.json"
 
 
@@ -37,6 +36,7 @@ class NGram(Codec):
     piecewise = False
     anchor_gap = GAP
     ranges: ClassVar = {"segment": range(2, LONGEST + 1), "table": range(8, 25)}
+    choices: ClassVar = {"window": (8, 12, 16), "context": ("segment", "text")}
 
     def __init__(self, settings: Mapping[str, Any], tables: Tables, thresholds: Thresholds) -> None:
         super().__init__(settings)
@@ -48,16 +48,6 @@ class NGram(Codec):
     @classmethod
     def options(cls) -> dict[str, Any]:
         return {"window": 16, "segment": 8, "context": "segment", "table": 18}
-
-    @classmethod
-    def settle(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        settled = super().settle(options)
-        for name, allowed in CHOICES.items():
-            if settled[name] not in allowed:
-                raise ByteproxyError(
-                    f"codec ngram, option {name}: found {settled[name]}, expected {', '.join(map(str, allowed))}"
-                )
-        return settled
 
     @classmethod
     def fit(cls, sample: Iterable[bytes], **options: Any) -> Self:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from tests.bench.loaders import documents, environments, ours
 from tests.bench.loaders.lineup import MIXED, REFERENCE, VARIANTS, Row
 from tests.bench.loaders.packing import SYMBOLS
+from tests.bench.processes import EnvironmentMissing, result_of
 
 LIMIT = 1200  # seconds of one process
 READ_SIZE = 1 << 22
@@ -34,7 +34,7 @@ class Bench:
         for peer in dict.fromkeys([REFERENCE.peer, *(row.peer for row in rows)]):
             try:
                 self.pythons[peer] = environments.interpreter(peer, self.work, self.say)
-            except environments.EnvironmentMissing as error:
+            except EnvironmentMissing as error:
                 self.say(f"{peer}: not installed: {error}")
                 self.broken |= {(peer, variant): f"not installed: {error}" for variant in VARIANTS}
         if (REFERENCE.peer, VARIANTS[0]) in self.broken:
@@ -105,22 +105,7 @@ class Bench:
         _warm(folder)
         _warm(self.exports)
         command = [str(self.pythons[row.peer]), "-m", "tests.bench.loaders.measure", json.dumps(job)]
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=LIMIT,
-                cwd=environments.ROOT,
-                env=environments.variables(self.work),
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": f"not done after {LIMIT} s"}
-        lines = done.stdout.splitlines()
-        if done.returncode or not lines:
-            errors = [line for line in done.stderr.splitlines() if line.strip()]
-            return {"error": errors[-1] if errors else f"exit status {done.returncode}"}
-        return json.loads(lines[-1])
+        return result_of(command, environments.ROOT, environments.variables(self.work), LIMIT)
 
     def _batches(self, row: Row, variant: str) -> int:
         """Of one pass."""

@@ -3,17 +3,14 @@
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench.processes import EnvironmentMissing, install
+
 REQUIREMENTS = Path(__file__).parent / "requirements"
 ROOT = Path(__file__).parents[3]
-
-
-class EnvironmentMissing(Exception):
-    """An environment could not be installed; the message says why."""
 
 
 def interpreter(peer: str, work: Path, say: Callable[[str], None]) -> Path:
@@ -27,10 +24,10 @@ def interpreter(peer: str, work: Path, say: Callable[[str], None]) -> Path:
         return python
     say(f"{peer}: installing {folder}")
     shutil.rmtree(folder, ignore_errors=True)
-    _command(sys.executable, "-m", "venv", str(folder))
+    install(sys.executable, "-m", "venv", str(folder))
     if torch := next((line for line in wanted.read_text().splitlines() if line.startswith("torch==")), None):
         _install_torch(python, torch)
-    _command(str(python), "-m", "pip", "install", "--quiet", "-r", str(wanted))
+    install(str(python), "-m", "pip", "install", "--quiet", "-r", str(wanted))
     ready.write_text(digest)
     return python
 
@@ -42,17 +39,10 @@ def _install_torch(python: Path, torch: str) -> None:
     for commands in (((*pip, f"{torch}+cpu"),), ((*pip, "uv"), uv)):
         try:
             for command in commands:
-                _command(*command)
+                install(*command)
         except EnvironmentMissing:
             continue
         return
-
-
-def _command(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        raise EnvironmentMissing("; ".join(lines[-2:]) or f"exit status {done.returncode}")
 
 
 def variables(work: Path) -> dict[str, str]:

@@ -10,12 +10,12 @@ import dataclasses
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from shards.reader import ShardSet
+from tests.bench.processes import EnvironmentMissing, result_of
 from tests.bench.train import environments, table
 from tests.bench.train.shape import PEERS, ROWS, Row, Shape
 from trainer.config import PRESETS, make_config
@@ -115,16 +115,8 @@ def job_of(row: Row, preset: str, options: argparse.Namespace, text: Path) -> di
 def run(python: Path, job: dict[str, Any], work: Path) -> dict[str, Any]:
     """One job in a process of its own; what fails is a result too: {"error": why}."""
     kept = {"TORCHINDUCTOR_CACHE_DIR": str((work / "inductor").resolve()), "HF_HUB_OFFLINE": "1"}
-    try:
-        done = subprocess.run([str(python), "-m", "tests.bench.train.measure", json.dumps(job)], capture_output=True,
-                              text=True, timeout=LIMIT, cwd=ROOT, env=os.environ | kept)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {LIMIT} s"}
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        errors = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"error": errors[-1] if errors else f"exit status {done.returncode}"}
-    return json.loads(lines[-1])
+    command = [str(python), "-m", "tests.bench.train.measure", json.dumps(job)]
+    return result_of(command, ROOT, os.environ | kept, LIMIT)
 
 
 def main() -> None:
@@ -137,7 +129,7 @@ def main() -> None:
     for peer in options.peers:
         try:
             pythons[peer] = environments.interpreter(peer, options.work, say)
-        except environments.EnvironmentMissing as error:
+        except EnvironmentMissing as error:
             broken[peer] = f"not installed: {error}"
     rows = [row for row in ROWS if row.peer in options.peers]
     found: list[dict[str, Any]] = []

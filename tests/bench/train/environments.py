@@ -2,17 +2,14 @@
 
 import hashlib
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench.processes import install
+
 REQUIREMENTS = Path(__file__).parent / "requirements"
-
-
-class EnvironmentMissing(Exception):
-    """An environment could not be installed; the message says why."""
 
 
 def interpreter(peer: str, work: Path, say: Callable[[str], None]) -> Path:
@@ -27,15 +24,8 @@ def interpreter(peer: str, work: Path, say: Callable[[str], None]) -> Path:
         return python
     say(f"{peer}: installing {folder}")
     shutil.rmtree(folder, ignore_errors=True)
-    _command(sys.executable, "-m", "venv", str(folder))
-    _command(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(wanted))
+    install(sys.executable, "-m", "venv", str(folder))
+    install(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(wanted))
     (next(folder.glob("lib/python*/site-packages")) / "ours.pth").write_text(ours + "\n")
     ready.write_text(made_of)
     return python
-
-
-def _command(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        raise EnvironmentMissing("; ".join(lines[-2:]) or f"exit status {done.returncode}")
