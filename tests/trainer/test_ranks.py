@@ -156,3 +156,17 @@ def test_what_ranks_cannot_share_is_refused(short: Config, tmp_path: Path) -> No
         dataclasses.replace(short, sharding="fsdp", exchange="bfloat16")
     run = torchrun(dataclasses.replace(short, run=str(tmp_path / "run"), batch_rows=1), 2)
     assert run.returncode and "--batch-rows 1: at least one for each of 2 ranks expected" in run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_gloo_ranks_have_the_losses_of_one_in_heads_for_further_bytes_too(
+    sharding: str, short: Config, tmp_path: Path
+) -> None:
+    alone = dataclasses.replace(short, run=str(tmp_path / "alone"), multi_byte=3, checkpoint_every=0)
+    config = dataclasses.replace(alone, run=str(tmp_path / "two"), sharding=sharding)
+    train(alone)
+    under_torchrun(config, 2)
+    same_batches(lines(config), lines(alone))
+    assert all({"loss/raw+2", "loss/raw+3"} <= line.keys() for line in lines(config) + lines(alone))
+    assert result_of(config)["raw_bpb"] == pytest.approx(result_of(alone)["raw_bpb"], rel=1e-5)
