@@ -21,7 +21,7 @@ EXPLICIT_CONTEXT = 1024  # up to here the scores of bfloat16 rows are kept for t
 class Documents(NamedTuple):
     """Where a batch's documents begin, prepared once for all layers: boundaries on CUDA, a mask elsewhere."""
 
-    cu_seqlens: Tensor | None  # (S + 1,) int32 over the N flattened inputs, padded with N
+    cu_seqlens: Tensor | None  # (S + 1,) int32 over the N flattened inputs: as many as there are
     mask_R1TT: Tensor | None  # added to the scores: 0 where a query may look, else -inf
     options: tuple[bool, bool] = (True, True)  # of boundaries: see `varlen_options`
 
@@ -31,7 +31,11 @@ def prepare_documents(
 ) -> Documents:
     """The boundaries of `rows` rows in the form that `document_attention` takes on this device and in this dtype."""
     if has_varlen(device, dtype):
-        return Documents(torch.from_numpy(cu_seqlens).to(device, non_blocking=True), None, varlen_options())
+        # The kernel is launched for each boundary, padding too: a hundred times what there is to do. So this one
+        # dimension differs from step to step, and the compiler is told so before it takes it for a constant.
+        bounds = torch.from_numpy(np.unique(cu_seqlens)).to(device)
+        torch._dynamo.mark_dynamic(bounds, 0)
+        return Documents(bounds, None, varlen_options())
     bounds = torch.from_numpy(cu_seqlens[1:]).to(device)
     document_RT = torch.bucketize(torch.arange(rows * context, device=device), bounds, right=True).view(rows, context)
     causal_TT = torch.ones(context, context, dtype=torch.bool, device=device).tril()

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from trainer.model import Model
 
-CHUNK_LOGITS = 1 << 19  # logits worked on at once: they stay in the cache, and never exist for all positions
+# Logits worked on at once, which never exist for all positions: on the CPU so few that they stay in the cache, on a GPU
+# so many that it has enough to do at a time.
+CHUNK_LOGITS = {"cpu": 1 << 19, "cuda": 1 << 26}
 SHAPE_STEP = 128  # positions are padded to a multiple: the CPU compiles, and keeps, matrix products by shape
 
 
@@ -49,7 +51,7 @@ class _HeadLoss(torch.autograd.Function):
         weight = weight_KW.to(x_CW.dtype)
         d_x, d_weight = torch.empty_like(x_CW), torch.zeros_like(weight_KW)
         nats = torch.zeros((), device=x_CW.device)
-        size = max(1, CHUNK_LOGITS // len(weight))
+        size = max(1, CHUNK_LOGITS.get(x_CW.device.type, 1 << 26) // len(weight))
         for x, targets, out in zip(x_CW.split(size), targets_C.split(size), d_x.split(size), strict=True):
             count, padding = len(x), -len(x) % SHAPE_STEP
             x, targets = nn.functional.pad(x, (0, 0, 0, padding)), nn.functional.pad(targets, (0, padding))

@@ -22,7 +22,9 @@ def test_a_missing_corpus_is_named(tmp_path: Path, fails: Callable[..., str]) ->
 def test_a_list_of_corpora_may_be_longer_than_a_path(tmp_path: Path, fails: Callable[..., str]) -> None:
     names = ",".join(str(tmp_path / f"none{i}") for i in range(200))
     assert len(names) > os.pathconf("/", "PC_PATH_MAX")
-    assert fails(names, "--out", str(tmp_path / "o")) == f"error: corpus {tmp_path / 'none0'}: No such file or directory"
+    assert (
+        fails(names, "--out", str(tmp_path / "o")) == f"error: corpus {tmp_path / 'none0'}: No such file or directory"
+    )
 
 
 def test_a_corpus_without_documents_says_what_was_found(tmp_path: Path, fails: Callable[..., str]) -> None:

@@ -17,7 +17,7 @@ from trainer.train import backward
 
 
 def test_chunked_head_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_LOGITS", 7 * 30)
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", {"cpu": 7 * 30})
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(50, 8, generator=generator), torch.randn(30, 8, generator=generator)
     targets = torch.randint(0, 30, (50,), generator=generator)
@@ -33,7 +33,7 @@ def test_chunked_head_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("z_loss", [1e-4, 0.3])
 def test_z_loss_is_in_the_gradients_and_not_in_the_figure(monkeypatch: pytest.MonkeyPatch, z_loss: float) -> None:
-    monkeypatch.setattr(loss, "CHUNK_LOGITS", 7 * 30)
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", {"cpu": 7 * 30})
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(50, 8, generator=generator), torch.randn(30, 8, generator=generator)
     targets = torch.randint(0, 30, (50,), generator=generator)
