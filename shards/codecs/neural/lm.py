@@ -86,6 +86,8 @@ class Predictions(NamedTuple):
 class LM:
     """`tensors` as `Shape.tensors` names them, as NumPy arrays."""
 
+    chunk = CHUNK
+
     def __init__(self, shape: Shape, tensors: Mapping[str, np.ndarray]) -> None:
         self.shape, self.tensors = shape, dict(tensors)
         for name, (dtype, sizes) in shape.tensors().items():
@@ -97,9 +99,9 @@ class LM:
             raise ByteproxyError(f"neural codec: context at most {MOST_CONTEXT} and an even head_dim expected: {shape}")
         self.weights = {n: torch.from_numpy(t) for n, t in self.tensors.items() if t.dtype == np.int8 and n != "embed"}
         self.score = np.float32(1.4426950408889634 * shape.head_dim**-0.5)
-        expect_exact_products()
+        expect_exact_products("cpu")
 
-    def stream(self, ids_N: np.ndarray, position_N: np.ndarray, attend: Attend) -> tuple[np.ndarray, np.ndarray]:
+    def stream(self, ids_N: np.ndarray, position_N: np.ndarray, attend: Attend) -> tuple[Any, Any]:
         """The head's products (N, K) and their rows' scales, for inputs at these positions of their contexts."""
         s, t = self.shape, self.tensors
         N, inner = len(ids_N), s.heads * s.head_dim
@@ -165,7 +167,7 @@ class LM:
         found = Predictions.empty(int(begins[-1]))
         while order:
             length = len(blocks[order[-1]])
-            taken = [order.pop() for _ in range(min(len(order), max(1, CHUNK // (length + 1))))]
+            taken = [order.pop() for _ in range(min(len(order), max(1, self.chunk // (length + 1))))]
             ids_RT = np.zeros((len(taken), length + 1), np.int64)  # bos <raw> and all bytes but the last
             ids_RT[:, :PREFIX] = BOS, RAW
             targets_RT = np.zeros((len(taken), length + 1), np.int64)  # the first position predicts nothing
@@ -220,11 +222,18 @@ class LM:
         byte = text_N[firsts].astype(np.int64)
         found.below_N[firsts], found.share_N[firsts] = below[byte], below[byte + 1] - below[byte]
         found.total_N[firsts], found.entropy_N[firsts] = below[-1], self.prefix.entropy
-        start_N = firsts[np.cumsum(begins_N) - 1]  # of each byte's segment
-        inputs = np.flatnonzero(~ends_N)  # the last byte of a segment is no input
+        self._read_on(text_N, firsts, found)
+        return found
+
+    def _read_on(self, text_N: np.ndarray, firsts: np.ndarray, found: Predictions) -> None:
+        """Predictions of all bytes but the first of each segment."""
+        sizes = np.diff(firsts, append=len(text_N))
+        start_N = np.repeat(firsts, sizes)  # of each byte's segment
+        last_N = np.repeat(firsts + sizes - 1, sizes)
+        inputs = np.flatnonzero(np.arange(len(text_N)) < last_N)  # the last byte of a segment is no input
         at = 0
         while at < len(inputs):
-            until = min(at + CHUNK, len(inputs))
+            until = min(at + self.chunk, len(inputs))
             if until < len(inputs):  # never within a segment
                 until = int(np.searchsorted(inputs, start_N[inputs[until]]))
             part = inputs[at:until]
@@ -238,7 +247,6 @@ class LM:
                                    strict=True):  # fmt: skip
                 all_N[part + 1] = mine
             at = until
-        return found
 
     def cached(self, cache: "Cache | None", write_N: Any, first_N: np.ndarray, last_N: np.ndarray) -> Attend:
         """Attention to the prefix and to positions [first, last] of a cache, or of this pass itself where None."""
@@ -288,15 +296,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def expect_exact_products() -> None:
+def expect_exact_products(device: torch.device | str) -> None:
     """Raise ByteproxyError where int8 products saturate, as on some processors without instructions for them."""
     draw = np.random.default_rng(0)
     a, b = (np.sign(draw.integers(0, 2, shape) * 2 - 1).astype(np.int8) * 127 for shape in ((33, 256), (256, 64)))
     a[0], b[:, 0] = 127, 127
     exact = a.astype(np.int64) @ b.astype(np.int64)
-    found = torch._int_mm(torch.from_numpy(a.astype(np.int8)), torch.from_numpy(b.astype(np.int8))).numpy()
+    one, other = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (a, b.T))  # columns lie together
+    found = torch._int_mm(one, other.t()).cpu().numpy()
     if not np.array_equal(found, exact):
-        raise ByteproxyError("neural codec: torch multiplies int8 inexactly on this processor; use another machine")
+        raise ByteproxyError(f"neural codec: torch multiplies int8 inexactly on this processor ({device}); use another machine")
 
 
 def read_shape(text: bytes, where: str) -> dict[str, Any]:
