@@ -45,6 +45,8 @@ examples:
   python -m pipeline build ~/src --clean --rule longest-line=500 --no-rule bytes --licences permissive
 
 A build that was stopped goes on when it is started again. A set that is there already is left alone.
+The view neural is encoded on a CUDA device where there is one, to the same symbols; the environment's
+BYTEPROXY_DEVICE=cpu keeps it on the CPU, cuda:1 names a device.
 Workers of another environment on this machine: start `python -m pipeline.worker pool 50000` there, and build with
 --runner PortableRunner --job_endpoint=embed --environment_type=EXTERNAL --environment_config=localhost:50000
 Further flags (--region=..., --temp_location=...) go to Beam, for runners that need them.

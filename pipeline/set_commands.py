@@ -31,7 +31,8 @@ examples:
   python -m pipeline add-view data/linux --prune                                          remove what is not needed
 
 A run that was stopped goes on when it is started again; the set is as it was until the last step. A view that is there
-already is left alone.
+already is left alone. The view neural is encoded on a CUDA device where there is one, to the same symbols; the
+environment's BYTEPROXY_DEVICE=cpu keeps it on the CPU, cuda:1 names a device.
 """
 
 

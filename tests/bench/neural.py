@@ -1,14 +1,24 @@
 """The neural codec on held-out code: `python -m tests.bench.neural SET --artifact DIR`. Prints its figures.
 
-SET has a view sentencepiece, for comparison on the same documents. Times are of one thread. The bare rate is that of
-the model's own matrix products, of the same shapes, with nothing between them.
+SET may have a view sentencepiece, for comparison on the same documents. Times are of one CPU thread, beside one device
+with `--device cuda`. The bare rate is that of the model's own matrix products, of the same shapes, with nothing between
+them. `symbols` is a digest of all symbols: equal on two machines, or one of them is wrong.
+
+    python -m tests.bench.neural SET --artifact DIR --device cuda --against cpu
+
+compares every integer of the device's forward passes with the CPU's, on odd texts and the set's first --against-bytes,
+and exits with 1 unless all are equal. Needs torch, numba, numpy, pyarrow, safetensors and xxhash.
 """
 
 import argparse
 import itertools
 import json
+import os
+import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +27,13 @@ import torch
 
 from shards.codecs import parse_view
 from shards.codecs.neural.codec import AT_ONCE, Neural
-from shards.codecs.neural.lm import CHUNK, LM, QUERIES, one_thread
+from shards.codecs.neural.device import VARIABLE, DeviceLM
+from shards.codecs.neural.lm import CHUNK, LM, QUERIES, Predictions, one_thread
 from shards.codecs.windows.coder import encode_windows
-from shards.codecs.windows.segments import segment_ends
+from shards.codecs.windows.segments import LONGEST, segment_ends
 from shards.reader import ShardSet
+
+SOURCE = Path(__file__).read_bytes()
 
 
 def bits_of(share_N: np.ndarray, total_N: np.ndarray) -> np.ndarray:
@@ -33,7 +46,7 @@ def measure(codec: Neural, raws: list[bytes], facts: dict[str, Any]) -> dict[str
     spent: Counter[str] = Counter()
     sums: Counter[str] = Counter()
     lengths: Counter[int] = Counter()
-    model, block = codec.lm, codec.lm.shape.block
+    model, block, digest = codec.reader, codec.lm.shape.block, blake2b(digest_size=16)
     batch: list[bytes] = []
     for number, raw in enumerate(raws):
         batch.append(raw)
@@ -57,6 +70,7 @@ def measure(codec: Neural, raws: list[bytes], facts: dict[str, Any]) -> dict[str
             text_N, own.below_N, own.share_N, own.total_N, ends_N, codec.ids.codes, codec.lossless
         )
         coded = time.perf_counter()
+        digest.update(symbols.tobytes())
         spent += Counter({"blocks": read - begun, "cuts": cut - read, "segments": again - cut, "coder": coded - again})
         ideal = bits_of(own.share_N, own.total_N).sum()
         sums += Counter({
@@ -69,6 +83,7 @@ def measure(codec: Neural, raws: list[bytes], facts: dict[str, Any]) -> dict[str
     segments = np.repeat(np.array(sorted(lengths)), [lengths[n] for n in sorted(lengths)])
     whole = sum(spent.values())
     return facts | {
+        "symbols": digest.hexdigest(),
         "bytes": sums["bytes"], "documents": len(raws), "bytes_a_symbol": sums["bytes"] / sums["symbols"],
         "bits_a_byte_block": sums["block_bits"] / sums["bytes"],
         "bits_a_byte_coded": sums["coded_bits"] / sums["bytes"],
@@ -79,8 +94,54 @@ def measure(codec: Neural, raws: list[bytes], facts: dict[str, Any]) -> dict[str
             f"p{q}": float(np.percentile(segments, q)) for q in (10, 50, 90, 99)
         },
         "microseconds_a_byte": {name: 1e6 * seconds / sums["bytes"] for name, seconds in spent.items()},
+        "forward_seconds": spent["blocks"] + spent["segments"], "other_seconds": spent["cuts"] + spent["coder"],
         "not_forward": (spent["cuts"] + spent["coder"]) / whole, "MB_a_second": sums["bytes"] / whole / 1e6,
     }  # fmt: skip
+
+
+def compare(codec: Neural, other: LM, raws: list[bytes]) -> dict[str, Any]:
+    """Whether `codec.reader` and the CPU's LM give the same integers, by what was read, and how fast each was."""
+    draw, model = np.random.default_rng(0), codec.lm
+    block = model.shape.block
+    odd = [bytes(block), b"\xff" * (block - 1), b" " * block, bytes(range(256)) * 9, draw.bytes(5 * block), b"", b"a"]
+    texts = [np.frombuffer(raw, np.uint8) for raw in [*odd, *(SOURCE[:n] for n in range(1, 400, 13)), *raws]]
+    blocks = [text[at : at + block] for text in texts for at in range(0, max(len(text), 1), block)]
+    restarts = np.cumsum([0, *map(len, blocks)])[:-1]
+    text_N = np.concatenate(blocks)
+    restart_N = np.zeros(len(text_N) + 1, bool)
+    restart_N[restarts] = True
+    seconds: Counter[str] = Counter()
+
+    def timed(name: str, work: Any) -> Any:
+        begun = time.perf_counter()
+        found = work()
+        seconds[name] += time.perf_counter() - begun
+        return found
+
+    def by_threads(parts: list[Any], read: Any) -> Predictions:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return Predictions(*map(np.concatenate, zip(*pool.map(read, parts), strict=True)))
+
+    expected = timed("cpu", lambda: by_threads([blocks[i : i + 64] for i in range(0, len(blocks), 64)],
+                                               model.read_blocks))  # fmt: skip
+    found = {"blocks": (timed("device", lambda: other.read_blocks(blocks)), expected)}
+    numbers = np.arange(1, len(text_N) + 1)
+    cuts = {"segments": segment_ends(expected.entropy_N, restart_N[:-1], codec.thresholds),
+            "segments of 1": numbers % 1 == 0, "of the longest": numbers % LONGEST == 0}  # fmt: skip
+    for name, ends_N in cuts.items():
+        ends_N[-1] = True
+        bounds = (np.flatnonzero(ends_N) + 1).tolist()
+        steps = [0, *bounds[4999:-1:5000], len(text_N)]
+        parts = [slice(a, b) for a, b in itertools.pairwise(steps)]
+        theirs = timed(
+            "cpu", lambda p=parts, e=ends_N: by_threads(p, lambda at: model.read_segments(text_N[at], e[at]))
+        )
+        found[name] = (timed("device", lambda e=ends_N: other.read_segments(text_N, e)), theirs)
+    equal = {
+        name: all(np.array_equal(a, b) for a, b in zip(one, two, strict=True)) for name, (one, two) in found.items()
+    }
+    return {"bytes": len(text_N), "integers": 4 * len(text_N) * len(found), "equal": equal,
+            "all_equal": all(equal.values()), "seconds": dict(seconds), "cpu_threads": os.cpu_count()}  # fmt: skip
 
 
 def forward_share(model: LM, text: np.ndarray) -> dict[str, float]:
@@ -147,9 +208,17 @@ def main() -> None:
     parser.add_argument("--split", default="train", help="of a set that was not trained on, all of it is held out")
     parser.add_argument("--bytes", type=int, default=20_000_000)
     parser.add_argument("--options", nargs="*", default=[""], help="of the view, for instance segment=12 context=block")
+    parser.add_argument(
+        "--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1; torch: a GPU's code on the CPU"
+    )
+    parser.add_argument("--against", choices=["cpu"], help="compare --device with the CPU, and do nothing else")
+    parser.add_argument("--against-bytes", type=int, default=500_000, metavar="N", help="of the set (default: 500,000)")
+    parser.add_argument("--elements", type=int, metavar="N", help="positions times width in one pass of the device")
     parser.add_argument("--decode", type=int, default=0, help="documents to decode and compare")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    os.environ[VARIABLE] = "cpu" if options.device == "torch" else options.device
+    most = options.against_bytes if options.against else options.bytes
     shard_set = ShardSet.open(options.shards)
     split = shard_set.split(options.split)
     raws, languages, tokens, size = [], Counter[str](), 0, 0
@@ -158,15 +227,22 @@ def main() -> None:
         languages[str(split.meta(i)["language"])] += len(raws[-1])
         tokens += len(split.symbols(i, "sentencepiece")) if "sentencepiece" in shard_set.views else 0
         size += len(raws[-1])
-        if size >= options.bytes:
+        if size >= most:
             break
     found: list[dict[str, Any]] = []
     with one_thread():
         for text in options.options:
             spec = parse_view(f"neural:{options.artifact}{',' if text else ''}{text}")
             codec = Neural.fit((), **spec.options)
+            if options.device == "torch" or options.elements:
+                device = "cpu" if options.device == "torch" else options.device
+                vars(codec)["reader"] = DeviceLM(codec.lm, device, *filter(None, [options.elements]))
             codec.encode(raws[0][:4000])  # compiles
-            figures = measure(codec, raws, {"options": text})
+            if options.against:
+                figures = {"device": options.device} | compare(codec, codec.reader, raws)
+                print(json.dumps(figures) if options.json else "\n".join(_lines(figures)))
+                sys.exit(0 if figures["all_equal"] else 1)
+            figures = measure(codec, raws, {"options": text, "device": _name(options.device)})
             figures["collisions"] = collisions(codec, raws[:200])
             if options.decode and codec.lossless:
                 chosen = sorted(raws, key=len)[len(raws) // 10 :][: options.decode]
@@ -177,11 +253,16 @@ def main() -> None:
                 figures["decoded"] = {"documents": len(chosen), "bytes": total,
                                       "MB_a_second": total / (time.perf_counter() - begun) / 1e6}  # fmt: skip
             found.append(figures)
-        found[0]["forward"] = forward_share(codec.lm, np.frombuffer(b"".join(raws), np.uint8))
+        if options.device == "cpu":
+            found[0]["forward"] = forward_share(codec.lm, np.frombuffer(b"".join(raws), np.uint8))
     for figures in found:
         figures["sentencepiece_bytes_a_symbol"] = size / tokens if tokens else None
         figures["languages"] = dict(languages.most_common(5))
         print(json.dumps(figures) if options.json else "\n".join(_lines(figures)) + "\n")
+
+
+def _name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def _lines(figures: dict[str, Any], indent: str = "") -> list[str]:

@@ -10,6 +10,7 @@ be found again by a decoder: fewer symbols, one way only.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +23,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from shards.codecs.base import Codec, Encoded, read_fitted
+from shards.codecs.neural.device import for_encoding
 from shards.codecs.neural.lanes import Lane, decode_lanes
 from shards.codecs.neural.lm import LM, Predictions, Shape, one_thread, read_shape
 from shards.codecs.windows.coder import alphabet, encode_windows
@@ -90,6 +92,11 @@ class Neural(Codec):
             )
         return cls._from_files(place, settings)
 
+    @cached_property
+    def reader(self) -> LM:
+        """The LM that encodes: on a CUDA device where there is one, with the same integers. See `device.py`."""
+        return for_encoding(self.lm)
+
     def encode(self, raw: bytes) -> Encoded:
         return self.encode_many([raw])[0]
 
@@ -115,10 +122,10 @@ class Neural(Codec):
             restart_N[starts.start : starts.stop : block] = True
             blocks += [text_N[start : min(start + block, starts.stop)] for start in starts]
             at += len(raw)
-        seen = self.lm.read_blocks(blocks)
+        seen = self.reader.read_blocks(blocks)
         ends_N = segment_ends(seen.entropy_N, restart_N, self.thresholds)
         if self.settings["context"] == "segment":
-            seen = self.lm.read_segments(text_N, ends_N)
+            seen = self.reader.read_segments(text_N, ends_N)
         return text_N, seen, ends_N
 
     def _encode(self, raws: Sequence[bytes]) -> list[Encoded]:
@@ -175,7 +182,8 @@ class Neural(Codec):
         return symbols.astype(np.uint16)
 
     def libraries(self) -> dict[str, str]:
-        return {"torch": torch.__version__, "numba": numba.__version__, "safetensors": safetensors.__version__}
+        build = torch.__version__.partition("+")[0]  # for CUDA or for CPUs: integers are the same
+        return {"torch": build, "numba": numba.__version__, "safetensors": safetensors.__version__}
 
     def _description(self) -> dict[str, Any]:
         windows, escapes = [0, self.ids.codes], [self.ids.codes, self.alphabet]

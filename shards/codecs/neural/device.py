@@ -29,6 +29,7 @@ from shards.errors import ByteproxyError
 VARIABLE = "BYTEPROXY_DEVICE"  # of the environment: cpu, cuda, cuda:1
 ELEMENTS = 1 << 24  # of the stream in one pass, positions times width: about 3 GB of memory
 PAIRS = 1 << 25  # of queries and keys whose weights are held
+MOST_GROUPS = 65535  # in one batched product
 QUERIES = 256  # a block of queries looks only at the keys up to its end
 EXACT_KEYS = 1024  # 1,040 products of 127 * 127 stay below 2**24
 MULTIPLE, LEAST = 8, 24  # what int8 products on CUDA want: sizes by eights, more than 16 rows
@@ -82,7 +83,7 @@ class DeviceLM(LM):
 
     def _number(self, value: Any) -> Tensor:
         """A divisor or dividend: see above."""
-        return torch.tensor(float(value), dtype=torch.float32, device=self.device)
+        return torch.full((), float(value), dtype=torch.float32, device=self.device)
 
     def expect_same(self) -> None:
         """Raise ByteproxyError unless a block and some segments have the host's integers."""
@@ -197,7 +198,8 @@ class DeviceLM(LM):
                     torch.cat((a.expand(rows, -1, -1, -1), b), 2) for a, b in zip(shared, (k, k_scale, v), strict=True)
                 )
             value = self.on[f"{layer}.value"][:, None].repeat(rows, 1, 1)
-            out = self._attention(*(x.flatten(0, 1) for x in (q, q_scale, k, k_scale, v)), value)
+            q, q_scale, k, k_scale, v = (x.flatten(0, 1) for x in (q, q_scale, k, k_scale, v))
+            out = self._attention(q, q_scale, k, k_scale, v, value)
             return out.view(rows, s.heads, -1, s.head_dim).transpose(1, 2).reshape(-1, s.heads * s.head_dim)
 
         return attend
@@ -207,7 +209,7 @@ class DeviceLM(LM):
         (G, T, _), P, out = q.shape, k.shape[1] - q.shape[1], torch.empty_like(q)
         size = min(T, QUERIES)
         later = torch.ones(size, size, dtype=torch.bool, device=self.device).triu_(1)
-        step = max(1, PAIRS // (size * (P + T)))
+        step = min(MOST_GROUPS, max(1, PAIRS // (size * (P + T))))
         for group in (slice(first, first + step) for first in range(0, G, step)):
             for begin in range(0, T, size):
                 end = min(begin + size, T)

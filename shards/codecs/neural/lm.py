@@ -305,7 +305,9 @@ def expect_exact_products(device: torch.device | str) -> None:
     one, other = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (a, b.T))  # columns lie together
     found = torch._int_mm(one, other.t()).cpu().numpy()
     if not np.array_equal(found, exact):
-        raise ByteproxyError(f"neural codec: torch multiplies int8 inexactly on this processor ({device}); use another machine")
+        raise ByteproxyError(
+            f"neural codec: torch multiplies int8 inexactly on this processor ({device}); use another machine"
+        )
 
 
 def read_shape(text: bytes, where: str) -> dict[str, Any]:

@@ -245,5 +245,5 @@ def reference(model: LM, text: np.ndarray) -> np.ndarray:
 
 
 def test_products_of_int8_are_exact_here() -> None:
-    lm.expect_exact_products()
+    lm.expect_exact_products("cpu")
     assert torch.__version__
