@@ -214,34 +214,41 @@ def attend(q_NHD, q_NH, k_MHD, k_MH, v_MHD, shared_k_PHD, shared_k_PH, shared_v_
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def softmax(dot_QT, q_Q, k_T, begin, high_QT, low_QT, total_Q):  # type: ignore[no-untyped-def]
+def softmax(dot_HQT, q_HQ, k_HT, begin, part_H2QT, total_HQ):  # type: ignore[no-untyped-def]
     """Weights of the keys up to each query's own, `begin` + its number, as 128 * high + low; the rest are zero."""
-    keys = dot_QT.shape[1]
+    heads, queries, keys = dot_HQT.shape
     score_T, one = np.empty(keys, np.float32), np.empty(1, np.float32)
     bits_T = score_T.view(np.int32)
-    for q in range(len(dot_QT)):
-        count, found, total = min(begin + q + 1, keys), np.int32(-0x80000000), np.int32(0)
-        for t in range(count):
-            score_T[t] = (np.float32(dot_QT[q, t]) * k_T[t]) * q_Q[q]
-        for t in range(count):
-            found = max(found, bits_T[t] ^ ((bits_T[t] >> 31) & np.int32(0x7FFFFFFF)))  # floats' order, as integers
-        one.view(np.int32)[0] = found ^ ((found >> 31) & np.int32(0x7FFFFFFF))
-        top = one[0]
-        for t in range(count):
-            weight = _power(top - score_T[t], KEY_UNIT)
-            total += weight
-            high_QT[q, t] = np.int8(weight >> 7)
-            low_QT[q, t] = np.int8(weight & 127)
-        high_QT[q, count:], low_QT[q, count:] = 0, 0
-        total_Q[q] = total
+    for h in range(heads):
+        for q in range(queries):
+            dot_T, k_T, high_T, low_T = dot_HQT[h, q], k_HT[h], part_H2QT[h, 0, q], part_H2QT[h, 1, q]
+            count, found, total = min(begin + q + 1, keys), np.int32(-0x80000000), np.int32(0)
+            for t in range(count):
+                score_T[t] = (np.float32(dot_T[t]) * k_T[t]) * q_HQ[h, q]
+            for t in range(count):
+                found = max(found, bits_T[t] ^ ((bits_T[t] >> 31) & np.int32(0x7FFFFFFF)))  # floats' order, as integers
+            one.view(np.int32)[0] = found ^ ((found >> 31) & np.int32(0x7FFFFFFF))
+            top = one[0]
+            for t in range(count):
+                weight = _power(top - score_T[t], KEY_UNIT)
+                total += weight
+                high_T[t] = np.int8(weight >> 7)
+                low_T[t] = np.int8(weight & 127)
+            high_T[count:], low_T[count:] = 0, 0
+            total_HQ[h, q] = total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def mix(high_QD, low_QD, total_Q, value_D, out_QD):  # type: ignore[no-untyped-def]
-    """The values' weighted mean from both parts of their sums."""
-    for q in range(len(high_QD)):
-        for d in range(high_QD.shape[1]):
-            out_QD[q, d] = (np.float32(128 * high_QD[q, d] + low_QD[q, d]) * value_D[d]) / np.float32(total_Q[q])
+def mix(sum_HPD, total_HQ, value_HD, out_QA):  # type: ignore[no-untyped-def]
+    """The values' weighted means from both parts of their sums, of a head those of all queries high, then low."""
+    heads, queries = total_HQ.shape
+    width = sum_HPD.shape[2]
+    for h in range(heads):
+        for q in range(queries):
+            total = np.float32(total_HQ[h, q])
+            for d in range(width):
+                both = 128 * sum_HPD[h, q, d] + sum_HPD[h, queries + q, d]
+                out_QA[q, h * width + d] = (np.float32(both) * value_HD[h, d]) / total
 
 
 @njit(inline="always")

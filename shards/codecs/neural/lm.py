@@ -7,6 +7,7 @@ computed once. All results are integers that depend on a position's own context 
 Legend: as in kernels.py; R rows, S segments, L layers.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from shards.errors import ByteproxyError
 BOS, RAW = 256, 257  # rows of the embedding behind the 256 bytes
 PREFIX = 2  # positions: bos, <raw>
 CHUNK = 2048  # positions of a forward pass, or as many as one row has: what lies between products stays in the cache
-QUERIES = 128  # a block of queries looks only at the keys up to its end
+QUERIES = 256
 MOST_CONTEXT = 2048  # see KEY_UNIT
 
 Attend = Callable[..., np.ndarray]  # (layer, q_NHD, q_NH, k_NHD, k_NH, v_NHD) -> out_NA float32
@@ -196,18 +197,19 @@ class LM:
             q_scale, k_scale = (
                 np.ascontiguousarray(x.reshape(rows, T, s.heads).swapaxes(1, 2)) for x in (q_scale, k_scale)
             )
-            for row in range(rows):
+            for row, begin in itertools.product(range(rows), range(0, T, QUERIES)):
+                end = min(begin + QUERIES, T)
+                size = end - begin
+                dots = torch.empty((s.heads, size, end), dtype=torch.int32)
+                sums = torch.empty((s.heads, 2 * size, D), dtype=torch.int32)
+                both, total_HQ = np.empty((s.heads, 2, size, end), np.int8), np.empty((s.heads, size), np.int32)
                 for h in range(s.heads):
-                    for begin in range(0, T, QUERIES):
-                        end = min(begin + QUERIES, T)
-                        size = end - begin
-                        dots = torch._int_mm(q[row, h, begin:end], k[row, h, :end].t()).numpy()
-                        both, total_Q = np.empty((2, size, end), np.int8), np.empty(size, np.int64)
-                        scales = q_scale[row, h, begin:end], k_scale[row, h, :end]
-                        kernels.softmax(dots, *scales, begin, both[0], both[1], total_Q)
-                        sums = torch._int_mm(torch.from_numpy(both.reshape(-1, end)), v[row, h, :end]).numpy()
-                        where = slice(row * T + begin, row * T + end), slice(h * D, h * D + D)
-                        kernels.mix(sums[:size], sums[size:], total_Q, value[h], out[where])
+                    torch._int_mm(q[row, h, begin:end], k[row, h, :end].t(), out=dots[h])
+                kernels.softmax(dots.numpy(), q_scale[row, :, begin:end], k_scale[row, :, :end], begin, both, total_HQ)
+                weights = torch.from_numpy(both.reshape(s.heads, -1, end))
+                for h in range(s.heads):
+                    torch._int_mm(weights[h], v[row, h, :end], out=sums[h])
+                kernels.mix(sums.numpy(), total_HQ, value, out[row * T + begin : row * T + end])
             return out
 
         return attend
