@@ -3,7 +3,8 @@
 #
 #   docker build --tag REGION-docker.pkg.dev/PROJECT/REPOSITORY/byteproxy . && docker push REGION-docker.pkg.dev/…
 #
-# A build with --detect-language needs --build-arg EXTRAS=pipeline,magika.
+# A build with --detect-language needs --build-arg EXTRAS=pipeline,magika; with the view neural, EXTRAS=pipeline,neural, whose
+# torch has CUDA with it, for workers with a GPU.
 # Make it anew with every change of the code: a worker with other code than the build's own refuses to work.
 ARG PYTHON=3.11
 ARG BEAM=2.77.0

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from apache_beam.options.pipeline_options import (
+    DebugOptions,
     GoogleCloudOptions,
     PipelineOptions,
     SetupOptions,
@@ -15,6 +16,7 @@ from pipeline.config import BuildConfig
 from shards.errors import ByteproxyError
 
 CONTAINER = "container"  # the value of --sdk_location: nothing is staged, the image has it all
+ONE_PROCESS = "no_use_multiple_sdk_containers"  # a worker: its threads share the GPU, and one copy of the model
 
 
 def set_defaults(options: PipelineOptions) -> None:
@@ -22,6 +24,9 @@ def set_defaults(options: PipelineOptions) -> None:
     setup = options.view_as(SetupOptions)
     if setup.sdk_location in (None, "default"):
         setup.sdk_location = CONTAINER
+    services = options.view_as(GoogleCloudOptions).dataflow_service_options or ()
+    if any(service.startswith("worker_accelerator=") for service in services):
+        options.view_as(DebugOptions).add_experiment(ONE_PROCESS)
 
 
 def check_dataflow(config: BuildConfig, options: PipelineOptions) -> None:

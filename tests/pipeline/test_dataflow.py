@@ -76,6 +76,14 @@ def test_a_whole_command_passes_and_takes_the_code_from_the_image(cloud_support:
     assert options["sdk_location"] == "container" and not options["save_main_session"]
 
 
+def test_workers_with_a_gpu_are_one_process_each(cloud_support: None) -> None:
+    gpu = "--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+    check("gs://bucket/code", "gs://bucket/set", *FLAGS, gpu)
+    with_gpu, without = (engines.options_of("DataflowRunner", flags) for flags in ((*FLAGS, gpu), FLAGS))
+    assert "no_use_multiple_sdk_containers" in with_gpu.get_all_options()["experiments"]
+    assert not without.get_all_options()["experiments"]
+
+
 def test_flags_of_dataflow_are_known_and_its_faults_are_one_line(
     code: Path, tmp_path: Path, fails: Callable[..., str]
 ) -> None:
