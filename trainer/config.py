@@ -16,9 +16,12 @@ from shards.errors import ByteproxyError
 MODES = ("proxy", "bytes", "tokens", "parallel")
 
 
-def _say(default: Any, text: str, choices: Sequence[str] = (), *, free: bool = False) -> Any:
-    """A field with its help, its allowed values, and whether a resumed run may change it (it moves no weight)."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "free": free})
+def _say(default: Any, text: str, choices: Sequence[str] = (), *, free: bool = False, later: bool = False) -> Any:
+    """A field with its help, its allowed values, and whether a resumed run may change it (it moves no weight).
+
+    `later`: it came when there were comparisons already, whose runs bear the names that they had without it.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, "free": free, "later": later})
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,13 @@ class Config:
         "standard deviations of the weights: zero (0.02; 0 for projections into the stream), scaled (for these "
         "0.02 / sqrt(2 * layers)), width (as zero, with 1 / sqrt(inputs) for 0.02)",
         ("zero", "scaled", "width"),
+    )
+    compose: str = _say(
+        "off",
+        "rows of symbols with the mean of the raw rows of their bytes on top: of the embedding (input), or of the "
+        "head too (both), in views whose symbols have fixed bytes, like sentencepiece's",
+        ("off", "input", "both"),
+        later=True,
     )
     multi_byte: int = _say(
         1, "bytes that a raw position predicts, the next and further ones; heads for these only train, see export"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from shards.errors import ByteproxyError
-from trainer import checkpoint
+from trainer import checkpoint, compose
 from trainer.config import make_config, names
 from trainer.model import Model
 from trainer.runtime import DTYPES, resolve, set_up_torch
@@ -39,7 +39,8 @@ def load_model(
     config = dataclasses.replace(config, dtype=dtype or config.dtype, device=device or config.device)
     config = resolve(config, state["config"])
     set_up_torch(config)
-    model = Model(config, state["tables"], DTYPES[config.dtype])
+    spellings = compose.from_json(state.get("spellings", ()))
+    model = Model(config, state["tables"], DTYPES[config.dtype], spellings)
     weights = checkpoint.read_tensors(folder, checkpoint.MODEL, dict(model.named_parameters()))
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from trainer.compose import Spellings, compositions
 from trainer.config import Config
 from trainer.norm import rms_norm
 from trainer.specials import RAW_ROWS, SPECIALS
@@ -105,11 +106,20 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """`tables`: rows of each view's table, see `table_rows`. Weights come from `config.seed` alone."""
+    """`tables`: rows of each view's table, see `table_rows`. Weights come from `config.seed` alone.
 
-    def __init__(self, config: Config, tables: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+    `spellings`: of the views whose symbols are composed of their bytes, see compose.py.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tables: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        spellings: Spellings = (),
+    ) -> None:
         super().__init__()
-        self.config, self.tables, self.dtype = config, list(tables), dtype
+        self.config, self.tables, self.dtype, self.spellings = config, list(tables), dtype, spellings
         self.embed_tokens = nn.ModuleList(nn.Embedding(rows, config.width) for rows in tables)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width)
@@ -117,6 +127,7 @@ class Model(nn.Module):
         if config.tie:
             for head, table in zip(self.lm_head, self.embed_tokens, strict=True):
                 head.weight = table.weight
+        self.compositions = compositions(spellings)
         # for training alone: see multibyte.py
         self.multi_byte = nn.ModuleList(Linear(config.width, config.width) for _ in range(config.multi_byte - 1))
         self.initialise(config.seed)
@@ -154,19 +165,34 @@ class Model(nn.Module):
         x_RTW = self.embed_tokens[0](torch.where(views_RT == 0, ids_RT, 0))
         for view, table in enumerate(self.embed_tokens[1:], 1):
             mine_RT = views_RT == view
-            x_RTW = torch.where(mine_RT[..., None], table(torch.where(mine_RT, ids_RT, 0)), x_RTW)
+            mine_ids_RT = torch.where(mine_RT, ids_RT, 0)
+            if str(view) not in self.compositions:
+                mine_RTW = table(mine_ids_RT)
+            elif torch.is_grad_enabled() or mine_RT.any():  # a reader of bytes need not wait for a whole table
+                composed_KW = self.compositions[str(view)](table.weight, self.embed_tokens[0].weight)
+                mine_RTW = nn.functional.embedding(mine_ids_RT, composed_KW)
+            else:
+                continue
+            x_RTW = torch.where(mine_RT[..., None], mine_RTW, x_RTW)
         return x_RTW
 
+    def head(self, view: int) -> Tensor:
+        """The output matrix of a view, (K, W)."""
+        weight_KW: Tensor = self.lm_head[view].weight  # type: ignore[assignment]
+        if self.config.compose == "both" and str(view) in self.compositions:
+            return self.compositions[str(view)](weight_KW, self.lm_head[0].weight)
+        return weight_KW
+
     def heads(self) -> list[Tensor]:
-        """The output matrices by view, (K, W) each."""
-        return [head.weight for head in self.lm_head]  # type: ignore[misc]
+        """The output matrices by view."""
+        return [self.head(view) for view in range(len(self.tables))]
 
     def logits(self, x_NW: Tensor, view: int) -> Tensor:
         """Predictions of the head of a view (0: raw), (N, K of the view), float32.
 
         A joint softmax is cut down to the view's own rows: a reader of bytes knows that bytes follow.
         """
-        return self.lm_head[view](x_NW).float()
+        return nn.functional.linear(x_NW, self.head(view).to(x_NW.dtype)).float()
 
 
 def rotation_at(positions_RT: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

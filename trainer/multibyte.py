@@ -44,7 +44,7 @@ def nats_ahead(model: Model, x_NW: Tensor, rows: Rows) -> Tensor:
         count = len(index_C)
         x_CW = nn.functional.pad(x_NW.index_select(0, index_C), (0, 0, 0, -count % SHAPE_STEP))
         x_CW = (x_CW + nn.functional.silu(layer(x_CW)))[:count]
-        nats = summed_nats(x_CW, model.heads()[0], targets_C, model.config.z_loss)
+        nats = summed_nats(x_CW, model.head(0), targets_C, model.config.z_loss)
         found.append(torch.stack((nats, nats.new_tensor(count)))[None])
     return torch.cat(found)
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import ByteproxyError
+from trainer.compose import Spellings
 from trainer.config import Config
 from trainer.distributed import Ranks
 from trainer.model import Model
@@ -24,12 +25,12 @@ POWERSGD_RANK = 4  # of the two factors that stand for a matrix's gradient
 POWERSGD_START = 10  # steps before it begins: the first gradients are the least like one another
 
 
-def build(config: Config, tables: Sequence[int], ranks: Ranks) -> tuple[Model, nn.Module]:
+def build(config: Config, tables: Sequence[int], ranks: Ranks, spellings: Spellings = ()) -> tuple[Model, nn.Module]:
     """The model, and what stands for its forward pass: behind that, gradients are means over all ranks.
 
     Under `fsdp` the parameters are DTensors that hold this rank's rows. Each rank builds the whole model first.
     """
-    model = Model(config, tables, DTYPES[config.dtype]).to(config.device)
+    model = Model(config, tables, DTYPES[config.dtype], spellings).to(config.device)
     compile_blocks(model, config)
     if ranks.ranks == 1:
         return model, model
@@ -41,7 +42,7 @@ def build(config: Config, tables: Sequence[int], ranks: Ranks) -> tuple[Model, n
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model, model
-    net = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    net = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
     _hook(net, config)
     return model, net
 
@@ -71,7 +72,9 @@ def whole(model: Model, ranks: Ranks) -> Model:
     """
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model
-    copy = Model(model.config, model.tables, model.dtype).to(model.config.device) if ranks.is_first else None
+    copy = None
+    if ranks.is_first:
+        copy = Model(model.config, model.tables, model.dtype, model.spellings).to(model.config.device)
     targets = dict(copy.named_parameters()) if copy else {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
 from shards.reader import ShardSet
-from trainer import baselines, checkpoint, evaluate
+from trainer import baselines, checkpoint, compose, evaluate
 from trainer.batch import Batch
 from trainer.config import Config, describe_batch, differences
 from trainer.distributed import ALONE, Ranks, joined
@@ -84,7 +84,8 @@ def train(config: Config) -> dict[str, Any]:
 def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | None, ranks: Ranks) -> dict[str, Any]:
     views = ["raw", *(view.name for view in mixture.views)]
     tables = table_rows([view.alphabet for view in mixture.views])
-    model, net = build(config, tables, ranks)
+    spellings = compose.spellings_of(mixture.first, mixture.views, config.compose)
+    model, net = build(config, tables, ranks, spellings)
     optimizers = make_optimizers(model, config)
     totals = Totals.empty(views)
     if state:
@@ -102,7 +103,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
         saver.save(step, dict(model.named_parameters()), optimizer_tensors(model, optimizers), {
             "planner": planned.to_json() if planned else None, "totals": totals.to_json(), "views": views,
             "tables": tables, "config": dataclasses.asdict(config), "digests": mixture.digests,
-            "torch": torch.__version__,
+            "torch": torch.__version__, **({"spellings": compose.to_json(spellings)} if spellings else {}),
         })  # fmt: skip
 
     with (

@@ -127,6 +127,10 @@ class Codec(ABC):
         """As `decode` gives for each; the anchors may only serve to work on parts at once."""
         return [self.decode(each.symbols, size) for each, size in zip(encoded, sizes, strict=True)]
 
+    def spelling(self) -> Sequence[bytes | None] | None:
+        """The bytes that each symbol stands for (None: for nothing); None if that depends on where it stands."""
+        return None
+
     def libraries(self) -> dict[str, str]:
         """Library -> version, of those that touch the bytes."""
         return {}

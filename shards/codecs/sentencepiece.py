@@ -142,6 +142,9 @@ class SentencePiece(Codec):
             raise ByteproxyError(f"corrupt sentencepiece symbols: they decode to {len(raw)} bytes, expected {size}")
         return raw
 
+    def spelling(self) -> list[bytes | None]:
+        return self.pieces
+
     def libraries(self) -> dict[str, str]:
         return {"sentencepiece": sentencepiece.__version__}
 

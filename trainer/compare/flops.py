@@ -2,7 +2,8 @@
 
 For each real position: the body's matrices; for each pair of a query and a key that it sees, all within one document,
 attention; for each counted target, the head of its view. 2 FLOPs a multiplication and addition, three times for forward
-and backward. Look-ups, norms and padding count nothing, whatever the machine does with them.
+and backward. Look-ups, norms and padding count nothing, whatever the machine does with them; nor do the rows that
+`--compose` adds up once a pass, two additions a byte of the vocabulary and width: compose.py says how few that is.
 
 Legend: P pieces, K fields of a piece, S stretches (what may see one another), V compressed views.
 """
