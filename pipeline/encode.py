@@ -77,6 +77,11 @@ def is_checked(share: float, seed: int, identity: bytes) -> bool:
     return share >= 1 or keyed_hash("check", seed, identity) < share * 2**64
 
 
+def share_checked(codecs: Iterable[Codec], check: float) -> float:
+    """The share of the documents of which every view that decodes is decoded again."""
+    return min((min(check, codec.checked_share) for codec in codecs if codec.lossless), default=0.0)
+
+
 def encode_documents(
     raws: Sequence[bytes], codecs: Mapping[str, Codec], seconds: Mapping[str, list[float]], identities: Sequence[bytes],
     wheres: Sequence[str], check: float, seed: int,
@@ -88,7 +93,7 @@ def encode_documents(
     """
     encoded: list[dict[str, Encoded]] = [{} for _ in raws]
     for name, codec in codecs.items():
-        spent, share = seconds[name], min(check, codec.checked_share) if codec.lossless else 0.0
+        spent, share = seconds[name], share_checked([codec], check)
         chosen = [row for row, identity in enumerate(identities) if is_checked(share, seed, identity)]
         started = perf_counter()
         results = codec.encode_many(raws)
@@ -137,7 +142,7 @@ class EncodeBlock(beam.DoFn):
         twins: set[int] = set()
         scrubbed: dict[str, dict[str, int]] = {}  # kind of secret -> documents, places in them
         seconds = {view.name: [0.0, 0.0] for view in views}
-        checked = 0
+        checked, share = 0, share_checked(self.codecs.values(), self.task.check)
         begin = perf_counter()
         columns = [records[name].to_pylist() for name in names]
         changed = []
@@ -154,7 +159,7 @@ class EncodeBlock(beam.DoFn):
                 sums = scrubbed.setdefault(kind, {"documents": 0, "places": 0})
                 sums["documents"] += 1
                 sums["places"] += count
-            checked += is_checked(self.task.check, self.task.seed, identity)
+            checked += is_checked(share, self.task.seed, identity)
             if split == "train":
                 twins.update(self.twins.twins_of(raw))
             identities.append(identity)

@@ -22,7 +22,7 @@ FIELDS = {
     "counts.documents": "documents kept",
     "counts.rejected": "documents left out",
     "counts.bytes": "bytes of text kept",
-    "counts.checked": "documents whose views were decoded again and compared with the text",
+    "counts.checked": "documents whose views were decoded again, all that decode, and compared with the text",
     "splits.*.documents": "documents of a split (train, val)",
     "splits.*.bytes": "bytes of its text",
     "splits.*.shards": "its files",

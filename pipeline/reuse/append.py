@@ -15,7 +15,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from pipeline.encode import AT_ONCE, encode_documents, is_checked, load_codec_of
+from pipeline.encode import AT_ONCE, encode_documents, is_checked, load_codec_of, share_checked
 from pipeline.records import load_table, save_table
 from pipeline.reporting.statistics import block_statistics, merged
 from pipeline.reuse.rows import Rows, documents, read_raw
@@ -97,13 +97,13 @@ class EncodeRows(beam.DoFn):
         task, split = self.task, self.shard_set.split(rows.split)
         values: dict[str, list[bytes]] = {name: [] for name in _columns(task.views)}
         seconds = {view.name: [0.0, 0.0] for view in task.views}
-        checked = 0
+        checked, share = 0, share_checked(self.codecs.values(), task.check)
         raws: list[bytes] = []
         identities: list[bytes] = []
         for i in range(rows.first, rows.last):
             raws.append(read_raw(split, i))
             identities.append(split.id(i))
-            checked += is_checked(task.check, task.seed, identities[-1])
+            checked += is_checked(share, task.seed, identities[-1])
             if i + 1 < rows.last and sum(map(len, raws)) < AT_ONCE:
                 continue
             wheres = [f"id {identity.hex()}" for identity in identities]
