@@ -97,6 +97,12 @@ class Config:
     z_loss: float = _say(
         0.0, "weight of the squared log of the softmax's sum, which keeps logits from drifting; 0: none"
     )
+    weights: str = _say(
+        "",
+        "of the nats of a view in the gradients: sentencepiece:0.5,raw:1; a view not named has 1. They are divided by "
+        "the count of all targets as ever, and the figures stay nats without weights",
+        later=True,
+    )
 
     width: int = _say(192, "of the residual stream")
     layers: int = _say(4, "transformer blocks")

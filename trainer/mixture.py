@@ -1,7 +1,7 @@
 """The shard sets that a run trains on: one or several by weight, here or in an object store, less what is left out."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -75,18 +75,42 @@ def parse_shards(text: str) -> list[tuple[str, float]]:
 def parse_views(text: str) -> dict[str, float]:
     """`sentencepiece` or `sentencepiece:0.6,gzip:0.3`: views with their shares (1 where none is given)."""
     found: dict[str, float] = {}
-    for part in text.split(","):
-        name, colon, share = part.strip().partition(":")
-        try:
-            value = float(share) if colon else 1.0
-        except ValueError:
-            value = 0.0
-        if not name or not 0 < value < float("inf"):
+    for part, name, value in _numbers_by_name(text, "--views"):
+        share = 1.0 if value is None else value
+        if not name or not 0 < share < float("inf"):
             raise ByteproxyError(f"--views {text!r}: {part!r} found, a view or view:share (over 0) expected")
-        if name in found:
-            raise ByteproxyError(f"--views {text!r}: {name} is there twice")
-        found[name] = value
+        found[name] = share
     return found
+
+
+def parse_weights(text: str, views: Sequence[str]) -> list[float]:
+    """`sentencepiece:0.5,raw:1`: a weight for each of `views`, of which raw is the first; 1 where none is given."""
+    found = dict.fromkeys(views, 1.0)
+    for part, name, value in _numbers_by_name(text, "--weights") if text else ():
+        if value is None or not 0 <= value < float("inf"):
+            raise ByteproxyError(f"--weights {text!r}: {part!r} found, view:weight (0 or more) expected")
+        if name not in found:
+            raise ByteproxyError(
+                f"--weights {text!r}: view {name} found, one of {', '.join(views)} expected, which the run trains on"
+            )
+        found[name] = value
+    if not any(found.values()):
+        raise ByteproxyError(f"--weights {text!r}: 0 for every view found, more for one of {', '.join(views)} expected")
+    return list(found.values())
+
+
+def _numbers_by_name(text: str, flag: str) -> Iterator[tuple[str, str, float | None]]:
+    """The parts of `a:1,b:2`, each with its name and number: None where there is none, NaN where it is not one."""
+    seen = set()
+    for part in text.split(","):
+        name, colon, number = part.strip().partition(":")
+        if name in seen:
+            raise ByteproxyError(f"{flag} {text!r}: {name} is there twice")
+        seen.add(name)
+        try:
+            yield part, name, float(number) if colon else None
+        except ValueError:
+            yield part, name, float("nan")
 
 
 def read_ids(path: Path, flag: str = "--exclude") -> list[bytes]:

@@ -33,7 +33,7 @@ from trainer.guard import Guard, Unsound, with_report
 from trainer.loader import Loader
 from trainer.loss import nats_by_view
 from trainer.metrics import Metrics
-from trainer.mixture import Mixture, describe, open_mixture
+from trainer.mixture import Mixture, describe, open_mixture, parse_weights
 from trainer.model import Model, table_rows
 from trainer.multibyte import nats_ahead
 from trainer.optim import (
@@ -83,6 +83,7 @@ def train(config: Config) -> dict[str, Any]:
 
 def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | None, ranks: Ranks) -> dict[str, Any]:
     views = ["raw", *(view.name for view in mixture.views)]
+    weights_V = torch.tensor(parse_weights(config.weights, views), device=config.device)
     tables = table_rows([view.alphabet for view in mixture.views])
     spellings = compose.spellings_of(mixture.first, mixture.views, config.compose)
     model, net = build(config, tables, ranks, spellings)
@@ -121,7 +122,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
             set_learning_rate(optimizers, rate)
             stopping = add_up(batch, bool(received), ranks)
             with compilation.phase("training"):
-                nats = backward(model, batch, config.pass_rows, ranks, net)
+                nats = backward(model, batch, config.pass_rows, ranks, net, weights_V)
             norm = clip_gradients(model, config.clip)
             for optimizer in optimizers:
                 optimizer.step()
@@ -181,14 +182,20 @@ def add_up(batch: Batch, stop: bool, ranks: Ranks) -> bool:
     return bool(counts[-1])
 
 
-def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE, net: nn.Module | None = None) -> Tensor:
+def backward(
+    model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE, net: nn.Module | None = None,
+    weights_V: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Accumulate the gradients of nats over counted targets of the whole batch; returns nats by view, (V + 1,).
 
     With `--multi-byte` two values follow for each further head, its nats and their number. `net`: what stands for the
-    model's forward pass where several ranks share it.
+    model's forward pass where several ranks share it. `weights_V`: of the views, in the gradients alone; of raw's the
+    further heads too.
     """
     net = net or model
     count, weight = max(int(batch.symbols.sum()), 1), model.config.multi_byte_weight
+    if weights_V is None:
+        weights_V = torch.ones(len(model.tables), device=model.norm.weight.device)
     total = torch.zeros(len(model.tables) + 2 * len(model.multi_byte), device=model.norm.weight.device)
     most = len(batch.ids_RT) if ranks.ranks == 1 else -(-model.config.batch_rows // ranks.ranks)
     passes = -(-most // micro_rows)  # the same number on all ranks, for they meet in each
@@ -198,7 +205,8 @@ def backward(model: Model, batch: Batch, micro_rows: int, ranks: Ranks = ALONE, 
             x_NW = net(rows.ids_RT, rows.views_RT, rows.positions_RT, rows.attend).flatten(0, 1)
             nats_V = nats_by_view(model, x_NW, rows.views_N, rows.targets_N, rows.counted_N)
             ahead_H2 = nats_ahead(model, x_NW, rows)
-            ((nats_V.sum() + weight * ahead_H2[:, 0].sum()) * ranks.ranks / count).backward()
+            ahead = weight * weights_V[0] * ahead_H2[:, 0].sum()
+            (((weights_V * nats_V).sum() + ahead) * ranks.ranks / count).backward()
         total += torch.cat((nats_V, ahead_H2.flatten())).detach()
     ranks.sum([total])
     return total

@@ -11,7 +11,7 @@ from shards.manifest import View
 from shards.reader import ShardSet
 from trainer.compare.plan_file import UNITS, Arm, PlanFile, Size
 from trainer.config import Config, make_config
-from trainer.mixture import parse_shards, parse_views
+from trainer.mixture import parse_shards, parse_views, parse_weights
 from trainer.specials import RAW_ROWS, SPECIALS
 
 
@@ -49,11 +49,11 @@ def _config(plan: PlanFile, size: Size, arm: Arm, more: Mapping[str, Any]) -> tu
     """An arm's config at a size, and the compressed views it trains on. Raises ByteproxyError that names both."""
     try:
         config = make_config({**plan.settings, **size.settings, **arm.settings, **more}, Config())
-        if config.mode == "bytes":
-            return config, ()
-        if not config.views:
+        if config.mode != "bytes" and not config.views:
             raise ByteproxyError(f'no views found, views = "NAME" expected in mode {config.mode}')
-        return config, tuple(parse_views(config.views))
+        views = () if config.mode == "bytes" else tuple(parse_views(config.views))
+        parse_weights(config.weights, ["raw", *views])
+        return config, views
     except ByteproxyError as error:
         raise ByteproxyError(f"plan {plan.name}, size {size.name}, arm {arm.name}: {error}") from None
 
