@@ -73,6 +73,12 @@ class Config:
         ("documents", "symbols"),
     )
     rate_start: float = _say(0.4, "the same at step 0; it rises linearly during the translation warm-up")
+    rate_end: float = _say(
+        -1.0,
+        "the same where the annealing begins; it moves there linearly from --rate, once the warm-up is over; -1: it "
+        "stays at --rate",
+        later=True,
+    )
     translation: float = _say(0.2, "first part of the steps, in which documents may hold both views")
     pairs: float = _say(0.0, "share of documents that hold both views outside of that part too, annealing included")
     anneal: float = _say(0.0, "last part of the steps, which trains on raw bytes alone, but for --pairs")
@@ -199,6 +205,8 @@ class Config:
                      "cache_bytes", "multi_byte_weight", "batch_symbols"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, 0 or more expected")
+        if not (self.rate_end == -1 or 0 <= self.rate_end <= 1):
+            raise ByteproxyError(f"--rate-end: {self.rate_end} found, a number from 0 to 1 expected, or -1")
         if self.mode == "proxy" and self.translation + self.anneal > 1:
             raise ByteproxyError(
                 f"--translation {self.translation} and --anneal {self.anneal}: together at most 1 expected"

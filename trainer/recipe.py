@@ -26,6 +26,8 @@ class Schedule(Protocol):
     @property
     def rate_start(self) -> float: ...
     @property
+    def rate_end(self) -> float: ...
+    @property
     def translation(self) -> float: ...
     @property
     def anneal(self) -> float: ...
@@ -71,7 +73,8 @@ def rates_at(config: Schedule, step: int, bytes_per_symbol: float = 1.0) -> Rate
     """The rates in force at an optimizer step, by mode; `proxy` is translation warm-up, steady phase, annealing.
 
     `bytes_per_symbol`: what the run's views make of the set, which shares of symbols are turned into shares of streams
-    by. Outside the warm-up a share `pairs` of the documents holds both views, annealing not excepted.
+    by. Outside the warm-up a share `pairs` of the documents holds both views, annealing not excepted. With a `rate_end`
+    the steady phase is a curriculum: its rate moves from `rate` in its first step to `rate_end` behind its last.
     """
     if config.mode == "bytes":
         return Rates(0.0)
@@ -80,7 +83,12 @@ def rates_at(config: Schedule, step: int, bytes_per_symbol: float = 1.0) -> Rate
     warm, cold = round(config.translation * config.steps), config.steps - round(config.anneal * config.steps)
     if step >= cold:
         return Rates(config.pairs / (1 + config.pairs), config.pairs)
-    rate = config.rate_start + (config.rate - config.rate_start) * step / warm if step < warm else config.rate
+    if step < warm:
+        rate = config.rate_start + (config.rate - config.rate_start) * step / warm
+    elif config.rate_end < 0:
+        rate = config.rate
+    else:
+        rate = config.rate + (config.rate_end - config.rate) * (step - warm) / (cold - warm)
     if config.rate_unit == "symbols":
         rate = stream_rate(rate, bytes_per_symbol)
     most = most_pairs(rate)

@@ -9,7 +9,7 @@ import pytest
 from shards.reader import ShardSet
 from tests.trainer.loading import loader_of
 from trainer.compare.flops import Work, flops_of, forward_flops_per_byte, total_flops, work_of
-from trainer.compare.solve import run_of, solve
+from trainer.compare.solve import estimate, run_of, solve
 from trainer.config import Config, make_config
 from trainer.mixture import open_mixture
 from trainer.place import CUT, DONE, JOIN
@@ -60,6 +60,22 @@ def test_what_the_pieces_say_is_what_batches_hold(mode: str, tiny_set: ShardSet,
     found = run_of(config, mixture, [320, 576][: views + 1]).work
     assert found.symbols_V.tolist() == total.symbols_V.tolist() and found.bytes_V.tolist() == total.bytes_V.tolist()
     assert (found.positions, found.looks) == (positions, looks)
+
+
+def test_a_curriculum_of_the_rate_is_solved_step_by_step_and_estimated_as_its_mean(tiny_config: Config) -> None:
+    """From nine in ten to none; a step holds more text the more of it is compressed."""
+    config = dataclasses.replace(
+        tiny_config, views="sentencepiece", translation=0.0, anneal=0.0, rate=0.9, rate_end=0.0, steps=8000
+    )
+    work = run_of(config, open_mixture(config), [320, 576]).work
+    rates = np.linspace(0.9, 0.0, config.steps)
+    text = 1 / (1 - rates + rates * work.symbols_V[1] / work.bytes_V[1])
+    assert work.bytes_V[1] / work.bytes == pytest.approx((rates * text).sum() / text.sum(), abs=0.03)
+    found, constant = (
+        estimate(dataclasses.replace(config, rate=rate, rate_end=end), [320, 576], 2.0, "flops", 1e12)
+        for rate, end in ((0.9, 0.0), (0.45, -1.0))
+    )
+    assert found == constant
 
 
 @pytest.mark.parametrize("unit", ["flops", "bytes"])

@@ -29,6 +29,7 @@ def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> 
         (["steps=3"], "'steps=3' found, a flag like --steps expected"),
         (["--mode", "prxy"], "--mode: 'prxy' found, one of proxy, bytes, tokens, parallel expected"),
         (["--rate", "1.5"], "--rate: 1.5 found, a number from 0 to 1 expected"),
+        (["--rate-end", "-0.5"], "--rate-end: -0.5 found, a number from 0 to 1 expected, or -1"),
         (["--steps", "0"], "--steps: 0 found, more than 0 expected"),
         (["--anneal", "0.9"], "together at most 1 expected"),
         (["--heads", "3", "--kv-heads", "2"], "--heads 3: a multiple of --kv-heads 2 expected"),

@@ -33,6 +33,7 @@ class PlanSettings:
     seed: int = 0
     rate: float = 0.9
     rate_start: float = 0.4
+    rate_end: float = -1.0
     translation: float = 0.5
     anneal: float = 0.2
     pairs: float = 0.0
@@ -78,6 +79,7 @@ CONFIGS = st.builds(
     views=st.sampled_from(["sentencepiece", "gzip"]),
     seed=st.integers(0, 1000),
     rate=st.sampled_from([0.5, 0.9, 1.0]),
+    rate_end=st.sampled_from([-1.0, 0.0, 1.0]),
     context=st.sampled_from([261, 262, 300, 301, 2000]),
     batch_rows=st.integers(1, 9),
     translation=st.sampled_from([0.0, 0.5, 1.0]),

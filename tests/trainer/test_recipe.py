@@ -5,7 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from trainer.recipe import COMPRESSED, PAIR_COMPRESSED_FIRST, PAIR_RAW_FIRST, RAW, layout_of, rates_at, stream_rate
+from trainer.recipe import (
+    COMPRESSED,
+    PAIR_COMPRESSED_FIRST,
+    PAIR_RAW_FIRST,
+    RAW,
+    layout_of,
+    most_pairs,
+    rates_at,
+    stream_rate,
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +24,7 @@ class Schedule:
     seed: int = 0
     rate: float = 0.9
     rate_start: float = 0.4
+    rate_end: float = -1.0
     translation: float = 0.2
     anneal: float = 0.0
     pairs: float = 0.0
@@ -30,6 +40,26 @@ def test_the_rate_ramps_in_the_warm_up_then_holds_then_anneals_to_raw_bytes() ->
     assert rates_at(config, 0).compressed == 0.4 and rates_at(config, 10).compressed == pytest.approx(0.65)
     assert rates_at(config, 19).pairs and not rates_at(config, 20).pairs
     assert [rates_at(config, s).compressed for s in (20, 39, 40, 99)] == [0.9, 0.9, 0.0, 0.0]
+
+
+def test_a_curriculum_moves_the_rate_through_the_steady_phase_and_leaves_the_others_alone() -> None:
+    for end in (0.0, 0.3, 1.0):
+        config, constant = Schedule(anneal=0.4, pairs=0.05, rate_end=end), Schedule(anneal=0.4, pairs=0.05)
+        rates = [rates_at(config, step) for step in range(100)]
+        assert rates[:21] == [rates_at(constant, step) for step in range(21)]  # the warm-up, and the first step behind
+        assert rates[60:] == [rates_at(constant, step) for step in range(60, 100)]
+        steady = [each.compressed for each in rates[20:60]]
+        assert steady == pytest.approx([0.9 + (end - 0.9) * step / 40 for step in range(40)])
+    assert rates_at(Schedule(rate_end=0.5), 99).compressed == pytest.approx(0.9 - 0.4 * 79 / 80)  # without annealing
+    assert rates_at(Schedule(mode="tokens", rate_end=0.5), 60) == rates_at(Schedule(mode="tokens"), 60)
+
+
+def test_a_curriculum_is_of_the_unit_of_rates_and_pairs_leave_room_for_it() -> None:
+    config = Schedule(translation=0.0, rate=0.0, rate_end=1.0, rate_unit="symbols", pairs=0.5)
+    assert rates_at(config, 50, 3.0).compressed == stream_rate(0.5, 3.0)
+    for step in range(100):
+        rates = rates_at(config, step, 3.0)
+        assert rates.pair <= 1 and rates.pair == min(0.5, most_pairs(rates.compressed))
 
 
 def test_single_view_modes() -> None:

@@ -119,7 +119,8 @@ def _symbol_shares(config: Config, bytes_per_symbol: float) -> tuple[float, floa
         streams = 0.5
     else:
         warm, cold = config.translation, config.anneal
-        streams = warm * (config.rate_start + config.rate) / 2 + (1 - warm - cold) * config.rate
+        steady = config.rate if config.rate_end < 0 else (config.rate + config.rate_end) / 2
+        streams = warm * (config.rate_start + config.rate) / 2 + (1 - warm - cold) * steady
         if config.rate_unit == "symbols":
             return 1 - streams, streams
     compressed = streams / bytes_per_symbol
