@@ -14,6 +14,7 @@ USAGE = """usage: python -m trainer VERB [--key value …]
 
   train      train a model on a shard set, or continue a run
   evaluate   bits per byte of a run's model on held-out raw bytes, beside gzip, zstd, brotli, xz
+  translate  how well a run's model writes raw bytes that it sees compressed
   sample     continue a prompt with a run's model
   export     write a run's model as a folder that transformers loads
   compress   compress a file with a run's model; decompress gets it back, bit for bit
@@ -150,7 +151,14 @@ def sample(arguments: list[str]) -> int:
     """The verb `sample`."""
     from trainer.sample_cli import main as run_sample
 
-    return run_sample(arguments, f"--run: the folder of a run expected{_runs_there_are()}")
+    return run_sample(arguments, _no_run())
+
+
+def translate(arguments: list[str]) -> int:
+    """The verb `translate`."""
+    from trainer.translate_cli import main as run_translate
+
+    return run_translate(arguments, _no_run())
 
 
 def neural(arguments: list[str]) -> int:
@@ -245,18 +253,19 @@ def _options(arguments: list[str], usage: str, defaults: dict[str, Any]) -> dict
         return None
     options = settings.parse_options(arguments, defaults)
     if not options["run"]:
-        raise ByteproxyError(f"--run: the folder of a run expected{_runs_there_are()}")
+        raise ByteproxyError(_no_run())
     return options
 
 
-def _runs_there_are() -> str:
+def _no_run() -> str:
     found = sorted(Path("runs").glob("*/checkpoints"), key=lambda path: path.stat().st_mtime)
-    return f", for instance --run {found[-1].parent}" if found else ""
+    return "--run: the folder of a run expected" + (f", for instance --run {found[-1].parent}" if found else "")
 
 
 VERBS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "translate": translate,
     "sample": sample,
     "export": export,
     "compress": compress,

@@ -10,7 +10,7 @@ read and counted alike, and also divided by the bytes of text.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -162,11 +162,25 @@ def batches(
     stream: int = 0,
 ) -> Iterator[tuple[Batch, list[tuple[Piece, int]]]]:
     """The pieces as batches of `rows` rows, and which these are. Each is good until the next is asked for."""
+    column = ["raw", *(view.name for view in views)][stream]
+
+    def checked() -> Iterator[tuple[Piece, int]]:
+        for piece, known in cut_documents(split, context, limit, chosen, overlap, column, stream):
+            if split.checked and piece.begin == 0:  # once a document: a builder would do it again in each of its rows
+                split.check_value(column, piece.ordinal)
+            yield piece, known
+
+    return in_batches(split, checked(), rows, context, views)
+
+
+def in_batches(
+    split: Split, pieces: Iterable[tuple[Piece, int]], rows: int, context: int, views: Sequence[View]
+) -> Iterator[tuple[Batch, list[tuple[Piece, int]]]]:
+    """Pieces of a split in order of their rows, each with how many of its first symbols are not counted, as batches."""
     waiting: list[tuple[Piece, int]] = []
-    names = [view.name for view in views]
-    column = ["raw", *names][stream]
-    first, sources, buffers = 0, [Source(split)], Buffers(rows, context, views)
-    builder = Builder(sources, [Pointers(split, columns_of(names))], views, 0, rows, "off")
+    pointers = Pointers(split, columns_of([view.name for view in views]))
+    first, buffers = 0, Buffers(rows, context, views)
+    builder = Builder([Source(split)], [pointers], views, 0, rows, "off")
 
     def build() -> Batch:
         batch = builder.build(Plan(0, np.array([piece for piece, _ in waiting], np.int64), 0, 0), buffers)
@@ -174,9 +188,7 @@ def batches(
             batch.counted_RT[piece.row, piece.at + 1 : piece.at + 1 + known] = False
         return batch
 
-    for piece, known in cut_documents(split, context, limit, chosen, overlap, column, stream):
-        if split.checked and piece.begin == 0:  # once a document: a builder would do it again in each of its rows
-            split.check_value(column, piece.ordinal)
+    for piece, known in pieces:
         if piece.row >= first + rows:
             yield build(), waiting
             waiting, first = [], first + rows
