@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from shards.errors import ByteproxyError
 from trainer.__main__ import main
 from trainer.compare.arms import check_views, folder_name, identity, wanted_runs
 from trainer.compare.cli import solve_all
-from trainer.compare.driver import Run, Stop, drive, flags_of
+from trainer.compare.driver import FIGURES, Run, Stop, drive, flags_of
 from trainer.compare.flops import Work
 from trainer.compare.plan_file import PlanFile, read_plan
 from trainer.compare.results import collect, table_rows
@@ -68,6 +69,7 @@ def plan(tmp_path: Path) -> Callable[..., PlanFile]:
         ('mode = "bytes"', 'mode = "bytes"\nsizes = ["huge"]', r"\[arms\.bytes\] sizes: huge found, of the sizes tiny"),
         ('mode = "bytes"', 'mode = "bytes"\nsteps = 5', r"\[arms\.bytes\]: key 'steps' is the driver's to set"),
         ("seeds = [0]", 'seeds = [0]\nagainst = "gold"', r"against = 'gold' found, one of the arms bytes, proxy"),
+        ("seeds = [0]", "seeds = [0]\ntranslate = -1", r"small\.toml: translate = -1 found, a whole number from 0"),
         ("encode = 10", 'encode = "lm-9t"', r"\[views\.sentencepiece\] encode: 'lm-9t' found, FLOPs a byte or one of"),
     ],
 )  # fmt: skip
@@ -101,6 +103,13 @@ def test_a_run_is_named_after_all_that_moves_a_weight_and_nothing_else(plan: Cal
     for change in ({"lr": 1e-4}, {"seed": 5}, {"steps": 77}, {"threads": 2}):
         assert identity(make_config(change, run.config), {"raw": "1"}) != identity(run.config, {"raw": "1"})
     assert identity(run.config, {"raw": "2"}) != identity(run.config, {"raw": "1"})
+    lists = [
+        make_config({"exclude": name}, run.config) for name in ("here.txt", "there.txt")
+    ]  # digests tell what it says
+    assert folder_name(run, lists[0], {"raw": "1"}) == folder_name(run, lists[1], {"raw": "1"}) == name
+    mixed = [make_config({"shards": text}, run.config) for text in ("a:1,b:2", "c:1,d:2", "a:2,b:1")]
+    first, elsewhere, other = [folder_name(run, config, {"raw": "1", "raw of set 1": "2"}) for config in mixed]
+    assert first == elsewhere != other
 
 
 def test_a_config_survives_the_command_line(plan: Callable[..., PlanFile]) -> None:
@@ -129,18 +138,40 @@ def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFi
         result |= {"raw_bpb": scores[run.arm, run.seed], "val_bytes": 9}
         (folder / "result.json").write_text(json.dumps(result))
         (folder / "views.json").write_text(json.dumps(dict.fromkeys(run.views, 1.5)))
+        told = dict.fromkeys(FIGURES, 0.5) | {"exact_match": 0.25 + 0.5 * run.seed}
+        (folder / "translate.json").write_text(json.dumps(dict.fromkeys(run.views, told)))
         work = Work.none(len(run.views))
-        runs.append(Run(run, run.config, Solved(10, work, 123), folder))
+        runs.append(Run(run, run.config, Solved(10, work, 123), folder, 8, run.views))
     tables = {run.folder: [320, 576][: 1 + len(run.wanted.views)] for run in runs}
     body = collect(read, runs, tables)
     base, proxy = body["groups"]
     assert body["complete"] and base["bpb"] == pytest.approx(2.1) and base["gap_percent"] == 0
     assert proxy["bpb_range"] == [1.8, 1.9] and proxy["gap_percent"] == pytest.approx(100 * (1.85 / 2.1 - 1))
     assert proxy["ranges_apart"] and proxy["encode_flops"] == 30_000 and proxy["view_bpb"] == {"sentencepiece": 1.5}
+    assert proxy["translation"]["sentencepiece"]["exact_match"] == 0.5 and base["translation"] == {}
     rows = table_rows(body, "flops", {run.folder.name: 60.0 for run in runs})
     assert rows[1]["BPB"] == "1.8500 ± 0.0500" and rows[1]["ranges apart"] == "yes" and rows[1]["minutes"] == "1.0"
+    assert [row["translated"] for row in rows] == ["", "sentencepiece 50.0%"]
     (runs[1].folder / "result.json").unlink()
     assert not collect(read, runs, tables)["complete"]
+
+
+def test_what_is_left_to_score_follows_from_the_files_and_needs_a_checkpoint_for_translation(
+    plan: Callable[..., PlanFile], tmp_path: Path
+) -> None:
+    wanted = wanted_runs(plan(), "set")[1]
+    run = Run(wanted, wanted.config, Solved(10, Work.none(1), 123), tmp_path / "run", 8, ("sentencepiece",))
+    assert run.unscored == [("evaluate", "sentencepiece"), ("translate", "sentencepiece")] and not run.done
+    weights = run.folder / "checkpoints" / "step_00000010" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (run.folder / "result.json").write_text("{}")
+    (run.folder / "views.json").write_text('{"sentencepiece": 1.5}')
+    assert run.unscored == [("translate", "sentencepiece")]
+    (run.folder / "translate.json").write_text('{"sentencepiece": {"wanted": 8}}')
+    assert run.done and not replace(run, segments=9).done
+    weights.unlink()
+    assert replace(run, segments=9).done  # it cannot be scored again: its results were brought here without weights
 
 
 class StopOnce(Stop):

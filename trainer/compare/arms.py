@@ -76,10 +76,16 @@ def tables_of(run: Wanted, alphabets: Mapping[str, int]) -> list[int]:
 
 
 def identity(config: Config, digests: Mapping[str, str]) -> str:
-    """16 hex digits of what a run's figures follow from: the settings that move a weight, and the data."""
+    """16 hex digits of what a run's figures follow from: the settings that move a weight, and the data.
+
+    The data by what it is, not where: the digests tell sets and what is left out, and weights count between several.
+    """
     values = {f.name: getattr(config, f.name) for f in fields(Config) if not f.metadata["free"]}
     for field in (f for f in fields(Config) if f.metadata["later"] and values[f.name] == f.default):
         del values[field.name]  # so that runs from before there was such a setting are found again
+    values["exclude"] = ""
+    if len(parts := parse_shards(config.shards)) > 1:
+        values["shares of sets"] = [weight for _, weight in parts]
     body = json.dumps([{k: v for k, v in sorted(values.items()) if k != "preset"}, dict(digests)], sort_keys=True)
     return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
 

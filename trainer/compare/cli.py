@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from shards.errors import ByteproxyError
-from shards.manifest import write_atomically
+from shards.manifest import View, write_atomically
 from trainer.compare.arms import Wanted, check_views, folder_name, tables_of, wanted_runs
 from trainer.compare.driver import Run, Stop, drive
 from trainer.compare.plan_file import PlanFile, read_plan
@@ -30,10 +30,11 @@ bring each arm to a mark are solved beforehand by the planner. Each mark is a ru
   --dry-run          show parameters, steps, FLOPs and hours of all runs, and train nothing
   --no-png           no picture (it needs matplotlib)
 
-The same command again goes on; a run that is done is not run again. On the CPU the same plan gives the same
-compare.json. A plan is a TOML file:
+The same command again goes on; a run that is done is not run again, also on another machine that was given DIR's .json
+files and the same set. On the CPU the same plan gives the same compare.json. A plan is a TOML file:
 
   seeds = [0, 1, 2]
+  translate = 200          held-out segments that each trained run translates from its views; by default none
   [settings]               of every run: see `python -m trainer train --help`; start from each field's own default
   context = 512
   [sizes.small]            a body, and its marks: FLOPs of training, or bytes of text
@@ -73,11 +74,11 @@ def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
     shards = options["shards"] or plan.shards or str(newest_set())
     out = Path(options["out"] or Path("runs") / f"compare-{plan.name}")
     wanted = wanted_runs(plan, shards)
-    alphabets = {name: view.alphabet for name, view in check_views(plan, wanted, shards).items()}
-    tables = [tables_of(run, alphabets) for run in wanted]
+    views = check_views(plan, wanted, shards)
+    tables = [tables_of(run, {name: view.alphabet for name, view in views.items()}) for run in wanted]
     stop = Stop(options["limit_seconds"])
     with stop.listening():
-        runs = solve_all(wanted, tables, out, stop)
+        runs = [with_translation(run, plan, views) for run in solve_all(wanted, tables, out, stop)]
         machine = plan.machine
         done = len(runs) == len(wanted) and drive(runs, stop, machine.flops_per_second * machine.mfu, _say)
     if len(runs) == len(wanted):
@@ -102,10 +103,17 @@ def solve_all(wanted: Sequence[Wanted], tables: Sequence[Sequence[int]], out: Pa
     return runs
 
 
+def with_translation(run: Run, plan: PlanFile, views: Mapping[str, View]) -> Run:
+    """What the plan wants translated by a run: from views with anchors, if it reads raw bytes at all."""
+    anchored = tuple(name for name in run.wanted.views if views[name].anchor_gap is not None)
+    wanted = anchored if plan.translate and run.config.mode != "tokens" else ()
+    return dataclasses.replace(run, segments=plan.translate, translated=wanted)
+
+
 def write(plan: PlanFile, runs: Sequence[Run], tables: dict[Path, Sequence[int]], out: Path, picture: bool) -> None:
     """Every file of results, and the table to the console."""
     from trainer.compare.pictures import panels
-    from trainer.compare.results import NOTE, TITLES, collect, markdown, seconds, table_rows
+    from trainer.compare.results import NOTE, TITLES, collect, foreword, markdown, seconds, table_rows
     from trainer.page import html
 
     body, times = collect(plan, runs, tables), seconds(runs)
@@ -116,7 +124,7 @@ def write(plan: PlanFile, runs: Sequence[Run], tables: dict[Path, Sequence[int]]
     text, title, drawn = markdown(body, times), f"Comparison: {plan.name}", panels(body)
     write_atomically(out / "compare.md", text.encode())
     rows = [{"matched by": unit, **row} for unit in TITLES for row in table_rows(body, unit, times)]
-    write_atomically(out / "compare.html", html(title, rows, drawn, NOTE).encode())
+    write_atomically(out / "compare.html", html(title, rows, drawn, " ".join([*foreword(body), NOTE])).encode())
     if picture:
         from trainer.picture import png
 

@@ -2,6 +2,9 @@
 
 A run's folder is named after what its figures follow from, so a run that is done is found again and not repeated, and
 one with other settings lies elsewhere. A stop ends the run in progress by SIGTERM, upon which it saves a checkpoint.
+
+What results need of a run are its small JSON files: where these were brought from another machine without checkpoints,
+it counts as done, and what was not scored there of translation is left out.
 """
 
 import dataclasses
@@ -24,18 +27,24 @@ from trainer.compare.arms import Wanted
 from trainer.compare.solve import Solved
 from trainer.config import Config, flag
 
-RESULT, VIEWS = "result.json", "views.json"
+RESULT, VIEWS, TRANSLATE = "result.json", "views.json", "translate.json"
+FIGURES = ("segments", "bytes", "exact_match", "bytes_right", "bpb_given", "bpb_alone")  # of a translation
 GRACE = 600  # seconds that a run has to finish its step and save
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run with its steps: what it is wanted for, its config, and its folder."""
+    """A run with its steps: what it is wanted for, its config, and its folder.
+
+    `translated`: views from which `segments` held-out segments are translated once it is trained.
+    """
 
     wanted: Wanted
     config: Config
     solved: Solved
     folder: Path
+    segments: int = 0
+    translated: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -43,9 +52,14 @@ class Run:
         return (self.folder / RESULT).exists() and not self.unscored
 
     @property
-    def unscored(self) -> list[str]:
-        known = read_json(self.folder / VIEWS)
-        return [view for view in self.wanted.views if view not in known]
+    def unscored(self) -> list[tuple[str, str]]:
+        """Verbs with the views that they have yet to score."""
+        known, told = read_json(self.folder / VIEWS), read_json(self.folder / TRANSLATE)
+        found = [("evaluate", view) for view in self.wanted.views if view not in known]
+        if any(self.folder.glob("checkpoints/step_*/model*")) or not (self.folder / RESULT).exists():
+            wanted = [view for view in self.translated if told.get(view, {}).get("wanted") != self.segments]
+            found += [("translate", view) for view in wanted]
+        return found
 
 
 class Stop:
@@ -89,13 +103,13 @@ def drive(runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], Non
             if _child(run, ["train", *flags_of(run.config)], stop) is None:
                 break
             check_against_plan(run)
-        for view in run.unscored:
-            text = _child(run, ["evaluate", "--run", str(run.folder), "--shards", run.config.shards, "--view", view,
+        for verb, view in run.unscored:
+            more = ["--count", str(run.segments)] if verb == "translate" else []
+            text = _child(run, [verb, "--run", str(run.folder), "--shards", run.config.shards, "--view", view, *more,
                                 "--json"], stop)  # fmt: skip
             if text is None:
                 break
-            body = read_json(run.folder / VIEWS) | {view: json.loads(text.splitlines()[-1])["bpb"]}
-            write_atomically(run.folder / VIEWS, json.dumps(body).encode())
+            _keep_score(run, verb, view, json.loads(text.splitlines()[-1]))
         if run.done:
             say(f"{place} {_figures(run)}; {_left(waiting[number + 1 :], runs, rate)}")
     return all(run.done for run in runs)
@@ -165,6 +179,15 @@ def _child(run: Run, arguments: list[str], stop: Stop) -> str | None:
     raise ByteproxyError(f"{run.wanted}: ended with exit status {code}; {log} ends with\n  {tail}")
 
 
+def _keep_score(run: Run, verb: str, view: str, body: dict[str, Any]) -> None:
+    """Into the file beside the run's result."""
+    if verb == "evaluate":
+        path, figures = run.folder / VIEWS, body["bpb"]
+    else:
+        path, figures = run.folder / TRANSLATE, {"wanted": run.segments} | {name: body[name] for name in FIGURES}
+    write_atomically(path, json.dumps(read_json(path) | {view: figures}).encode())
+
+
 def _lend_baselines(run: Run, runs: Sequence[Run]) -> None:
     """What gzip and the like make of the held-out text is the same for all: worked out once."""
     for other in runs:
@@ -177,9 +200,10 @@ def _lend_baselines(run: Run, runs: Sequence[Run]) -> None:
 
 
 def _figures(run: Run) -> str:
-    result, views = read_json(run.folder / RESULT), read_json(run.folder / VIEWS)
+    result, views, told = (read_json(run.folder / name) for name in (RESULT, VIEWS, TRANSLATE))
     found = [f"raw BPB {result['raw_bpb']:.4f}"] if "raw_bpb" in result else []
     found += [f"as {view} {bpb:.4f}" for view, bpb in views.items()]
+    found += [f"{figures['exact_match']:.1%} translated from {view}" for view, figures in told.items()]
     return f"{', '.join(found)}, {result['seconds']:,.0f} s of training"
 
 

@@ -1,6 +1,7 @@
 """The file that says what is compared: a TOML of sizes, arms, seeds and marks. Whatever it gets wrong is named.
 
     seeds = [0, 1, 2]
+    translate = 200             # held-out segments that each trained run translates from its views; 0: none
     [settings]                  # of every run: keys of `python -m trainer train --help`
     [sizes.small]               # a body, and the marks at which its runs end; `seeds` restrict it
     width = 128
@@ -27,7 +28,7 @@ UNITS = ("flops", "bytes")
 BODY = ("width", "layers", "heads", "kv_heads", "head_dim", "mlp", "qk_norm", "rope_theta")
 NOT_SET = ("shards", "run", "preset", "seed", "steps")  # the driver's own
 DEFAULTS = {"schedule": "wsd", "decay": 0.4, "lr_floor": 0.02, "eval_every": 0}
-_TOP = ("shards", "against", "seeds", "settings", "sizes", "arms", "views", "machine")
+_TOP = ("shards", "against", "seeds", "translate", "settings", "sizes", "arms", "views", "machine")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class PlanFile:
     arms: tuple[Arm, ...]
     views: Mapping[str, ViewCost] = field(default_factory=dict)
     machine: Machine = Machine()
+    translate: int = 0
 
 
 def read_plan(path: Path) -> PlanFile:
@@ -98,7 +100,7 @@ def read_plan(path: Path) -> PlanFile:
         path.stem, _text(body, "shards", path), against, DEFAULTS | _settings(_table(body, "settings", path), path,
         "[settings]"), tuple(_size(name, table, path) for name, table in sizes.items()), found_arms,
         {name: _view(name, table, path) for name, table in _tables(body, "views", path).items()},
-        _machine(_table(body, "machine", path), path),
+        _machine(_table(body, "machine", path), path), _count(body, "translate", path),
     )  # fmt: skip
 
 
@@ -187,6 +189,13 @@ def _text(body: Mapping[str, Any], key: str, path: Path) -> str:
     value = body.get(key, "")
     if not isinstance(value, str):
         raise ByteproxyError(f"{path}: {key} = {value!r} found, a text expected")
+    return value
+
+
+def _count(body: Mapping[str, Any], key: str, path: Path) -> int:
+    value = body.get(key, 0)
+    if type(value) is not int or value < 0:
+        raise ByteproxyError(f"{path}: {key} = {value!r} found, a whole number from 0 expected")
     return value
 
 

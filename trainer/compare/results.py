@@ -2,7 +2,7 @@
 when the same plan is run again; seconds lie beside it in seconds.json.
 
 A spread is half of the range over seeds. A gap is the mean's distance from that of the arm that all are held against,
-in percent of it: below 0 is better.
+in percent of it: below 0 is better; its range is that of the gaps of each seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.baselines import FILE as BASELINES
-from trainer.compare.driver import RESULT, VIEWS, Run, read_json
+from trainer.compare.driver import FIGURES, RESULT, TRANSLATE, VIEWS, Run, read_json
 from trainer.compare.flops import flops_of
 from trainer.compare.plan_file import UNITS, PlanFile
 from trainer.counts import count_parameters
@@ -26,8 +26,9 @@ def collect(plan: PlanFile, runs: Sequence[Run], tables: Mapping[Path, Sequence[
     rows = [_row(plan, run, tables[run.folder]) for run in runs if run.done]
     baselines = next((found for run in runs if (found := read_json(run.folder / BASELINES))), {})
     return {
-        "plan": plan.name, "against": plan.against, "complete": len(rows) == len(runs), "wanted": len(runs),
-        "baselines": baselines.get("bits_per_byte", {}), "groups": _groups(plan, rows), "runs": rows,
+        "plan": plan.name, "against": plan.against, "arms": [arm.name for arm in plan.arms],
+        "complete": len(rows) == len(runs), "wanted": len(runs), "baselines": baselines.get("bits_per_byte", {}),
+        "groups": _groups(plan, rows), "runs": rows,
     }  # fmt: skip
 
 
@@ -40,14 +41,15 @@ def _row(plan: PlanFile, run: Run, tables: Sequence[int]) -> dict[str, Any]:
     result, wanted, work = read_json(run.folder / RESULT), run.wanted, run.solved.work
     symbols, text = result["symbols"], result["bytes_of_text"]
     encode = sum(plan.views[view].encode * text[view] for view in wanted.views if view in plan.views)
-    views = read_json(run.folder / VIEWS)
+    views, told = read_json(run.folder / VIEWS), read_json(run.folder / TRANSLATE)
+    told = {view: {name: told[view][name] for name in FIGURES} for view in run.translated if view in told}
     return {
         "run": run.folder.name, "size": wanted.size, "arm": wanted.arm, "seed": wanted.seed, "unit": wanted.unit,
         "mark": wanted.mark, "steps": run.config.steps, "flops": run.solved.flops,
         "flops_by_part": flops_of(run.config, tables, work), "encode_flops": round(encode),
         "parameters": count_parameters(run.config, tables), "raw_bpb": result.get("raw_bpb"),
-        "view_bpb": {view: views[view] for view in wanted.views}, "val_bytes": result.get("val_bytes"),
-        "symbols": symbols, "bytes_of_text": text,
+        "view_bpb": {view: views[view] for view in wanted.views}, "translation": told,
+        "val_bytes": result.get("val_bytes"), "symbols": symbols, "bytes_of_text": text,
     }  # fmt: skip
 
 
@@ -77,6 +79,11 @@ def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]])
     body |= {"bpb": _mean(scores.values()), "bpb_range": [min(scores.values()), max(scores.values())]}
     views = mine[0]["view_bpb"]
     body["view_bpb"] = {view: _mean(row["view_bpb"][view] for row in mine) for view in views}
+    told = [row["translation"] for row in mine]
+    body["translation"] = {
+        view: {name: _mean(each[view][name] for each in told if view in each) for name in FIGURES}
+        for view in dict.fromkeys(view for each in told for view in each)
+    }
     for name in ("steps", "flops", "encode_flops"):
         body[name] = _mean(row[name] for row in mine)
     body["body_parameters"] = mine[0]["parameters"]["body"]
@@ -85,6 +92,8 @@ def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]])
     if both := sorted(scores.keys() & others.keys()):
         ours, theirs = ([each[seed] for seed in both] for each in (scores, others))
         body["gap_percent"] = 100 * (_mean(ours) / _mean(theirs) - 1)
+        each = [100 * (our / their - 1) for our, their in zip(ours, theirs, strict=True)]
+        body["gap_range"] = [min(each), max(each)]
         body["ranges_apart"] = max(ours) < min(theirs) or min(ours) > max(theirs)
     return body
 
@@ -108,6 +117,9 @@ def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -
         apart = "yes" if group.get("ranges_apart") and len(group["seeds"]) > 1 else ""
         shown["ranges apart"] = apart if group["arm"] != body["against"] else ""
         shown["view BPB"] = ", ".join(f"{name} {bpb:.4f}" for name, bpb in group["view_bpb"].items())
+        if any(each["translation"] for each in body["groups"]):
+            told = group["translation"].items()
+            shown["translated"] = ", ".join(f"{name} {figures['exact_match']:.1%}" for name, figures in told)
         shown["seeds"], shown["steps"] = str(len(group["seeds"])), f"{group['steps']:,.0f}"
         shown["FLOPs"], shown["codec FLOPs"] = f"{group['flops']:.3e}", f"{group['encode_flops']:.2e}"
         for name, heading in (("symbols", "M symbols"), ("bytes_of_text", "MB of text")):
@@ -118,13 +130,21 @@ def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -
     return rows
 
 
+def foreword(body: Mapping[str, Any]) -> list[str]:
+    """How far it is, and what other compressors make of the held-out text."""
+    found = []
+    if not body["complete"]:
+        found.append(f"Not complete: {len(body['runs'])} of {body['wanted']} runs are done.")
+    if body["baselines"]:
+        found.append(f"The same held-out text: {', '.join(f'{k} {v:.3f}' for k, v in body['baselines'].items())}.")
+    return found
+
+
 def markdown(body: Mapping[str, Any], times: Mapping[str, float]) -> str:
     """Both tables, with what they mean."""
     parts = [f"# Comparison: {body['plan']}", ""]
-    if not body["complete"]:
-        parts += [f"Not complete: {len(body['runs'])} of {body['wanted']} runs are done.", ""]
-    if body["baselines"]:
-        parts += ["The same held-out text: " + ", ".join(f"{k} {v:.3f}" for k, v in body["baselines"].items()), ""]
+    for sentence in foreword(body):
+        parts += [sentence, ""]
     for unit, title in TITLES.items():
         if rows := table_rows(body, unit, times):
             parts += [f"## {title}", "", f"| {' | '.join(rows[0])} |", f"|{' --- |' * len(rows[0])}"]
@@ -133,8 +153,10 @@ def markdown(body: Mapping[str, Any], times: Mapping[str, float]) -> str:
 
 
 NOTE = (
-    "BPB: bits per held-out raw byte, mean over seeds ± half of their range; with * of the compressed view, by a model "
-    "that reads no raw bytes. Below 0% is better than the arm held against, over the seeds that both have; ranges are "
-    "apart where every seed of one is better than every seed of the other. FLOPs: training alone, by formula; codec "
-    "FLOPs: what encoding the text of the views cost on top. A pair's text counts in both views."
+    "BPB: bits per held-out raw byte, mean over seeds ± half of their range, as bars in pictures show; with * of the "
+    "compressed view, by a model that reads no raw bytes. Below 0% is better than the arm held against, over the seeds "
+    "that both have; ranges are apart where every seed of one is better than every seed of the other. FLOPs: training "
+    "alone, by formula; codec FLOPs: what encoding the text of the views cost on top. A pair's text counts in both "
+    "views. Translated: the share of held-out segments, of 32 bytes or more, that greedy decoding writes without an "
+    "error when it has read them in the view."
 )
