@@ -35,7 +35,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Line:
-    """`colour` and `dashed` tell lines apart; `dots` marks what was measured on held-out documents."""
+    """`colour` and `dashed` tell lines apart; `dots` marks what was measured on held-out documents.
+
+    Of dots, where given: `spans`, the lowest and highest of what each is the mean of; `notes`, what to say of it.
+    """
 
     name: str
     xs: list[float]
@@ -43,25 +46,34 @@ class Line:
     colour: int
     dashed: bool = False
     dots: bool = False
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture."""
+    """One picture. `ticks`: places on the x axis with their names, else round numbers; `rule`: a level that is marked.
+
+    `around`: what of x to show on either side of the lines; 0: from x = 0 to their end.
+    """
 
     title: str
     x_label: str
     y_label: str
     lines: list[Line] = field(default_factory=list)
+    ticks: list[tuple[float, str]] = field(default_factory=list)
+    around: float = 0.0
+    rule: float | None = None
 
     def ranges(self) -> tuple[float, float, float, float]:
-        """x from 0 and y around what is drawn, less the first steps' peak: (0, x, y, y)."""
-        xs = [x for line in self.lines for x in line.xs]
+        """(x, x, y, y) around what is drawn, less the first steps' peak; values that are all alike get some room."""
+        xs = [x for line in self.lines for x in line.xs] + [place for place, _ in self.ticks]
         ys = sorted(y for line in self.lines for y in line.ys)
-        low, high = ys[0], ys[min(len(ys) - 1, int(0.97 * len(ys)))]
-        high = max(high, *(y for line in self.lines if line.dots for y in line.ys), low + 1e-9)
-        margin = 0.06 * (high - low)
-        return 0.0, max(xs), low - margin, high + margin
+        shown = [y for line in self.lines if line.dots for y in (*line.ys, *(y for span in line.spans for y in span))]
+        shown += [] if self.rule is None else [self.rule]
+        low, high = min(ys[0], *shown, ys[0]), max(ys[min(len(ys) - 1, int(0.97 * len(ys)))], *shown, ys[0])
+        margin = max(0.06 * (high - low), 0.005 * abs(high), 1e-9)
+        return min(xs) - self.around if self.around else 0.0, max(xs) + self.around, low - margin, high + margin
 
 
 def read_run(folder: Path) -> Run:

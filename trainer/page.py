@@ -23,7 +23,8 @@ figure { margin: 0; padding: .9rem 1rem; background: var(--card); border-radius:
 svg { width: 100%; height: auto; display: block; overflow: visible }
 svg text { font: 12px system-ui, sans-serif; fill: var(--soft) }
 .grid { stroke: var(--grid); stroke-width: 1 } path { fill: none; stroke-width: 2; stroke-linejoin: round }
-.faint { opacity: .45; stroke-width: 1.4 } .dashed { stroke-dasharray: 5 3 }
+.rule { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 2 3 } path.bar { stroke-width: 1.4 }
+circle { stroke-width: 2 } .faint { opacity: .45; stroke-width: 1.4 } .dashed { stroke-dasharray: 5 3 }
 figcaption { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: 13px; color: var(--soft) }
 figcaption svg { width: 26px; height: 10px; display: inline; margin-right: .35rem; vertical-align: middle }
 .scroll { overflow-x: auto; margin-bottom: 1.2rem } table { border-collapse: collapse; font-size: 14px }
@@ -76,8 +77,11 @@ def figure(panel: Panel, number: int) -> str:
         y = y_of(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>')
-    for tick in ticks(x0, x1):
-        parts.append(f'<text x="{x_of(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{short(tick)}</text>')
+    for place, name in panel.ticks or [(tick, short(tick)) for tick in ticks(x0, x1)]:
+        parts.append(f'<text x="{x_of(place):.1f}" y="{bottom + 18}" text-anchor="middle">{escape(name)}</text>')
+    if panel.rule is not None:
+        y = y_of(panel.rule)
+        parts.append(f'<line class="rule" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
     middle = (TOP + bottom) / 2
     parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(panel.x_label)}</text>')
     parts.append(
@@ -90,18 +94,19 @@ def figure(panel: Panel, number: int) -> str:
         places = [(x_of(x), y_of(y)) for x, y in zip(line.xs, line.ys, strict=True)]
         parts.append(f'<path class="{_class(line, both)}" style="stroke: var(--c)" d="M'
                      + "L".join(f"{x:.1f} {y:.1f}" for x, y in places) + '"/>')  # fmt: skip
+        for (x, _), (low, high) in zip(places, line.spans, strict=False):
+            if low < high:
+                bar = f"M{x - 4:.1f} {y_of(low):.1f}h8m-4 0V{y_of(high):.1f}m-4 0h8"
+                parts.append(f'<path class="{_colour(line)} bar" style="stroke: var(--c)" d="{bar}"/>')
         if line.dots:
-            parts.extend(
-                f'<circle class="c{line.colour % len(COLOURS)}" style="fill: var(--c)" cx="{x:.1f}" cy="{y:.1f}" '
-                f'r="3.5"><title>{escape(line.name)}: {value:.3f} at {short(place)} {escape(panel.x_label)}</title>'
-                "</circle>"
-                for (x, y), value, place in zip(places, line.ys, line.xs, strict=True)
-            )
+            notes = line.notes or [
+                f"{line.name}: {y:.3f} at {short(x)} {panel.x_label}" for x, y in zip(line.xs, line.ys, strict=True)
+            ]
+            parts.extend(_dot(line, x, y, note) for (x, y), note in zip(places, notes, strict=True))
     parts.append("</g>")
     legend = "".join(
         f'<span><svg viewBox="0 0 26 10"><path class="{_class(line, both)}" style="stroke: var(--c)" d="M1 5H25"/>'
-        + (f'<circle class="c{line.colour % len(COLOURS)}" style="fill: var(--c)" cx="13" cy="5" r="3.5"/>'
-           if line.dots else "")
+        + (_dot(line, 13, 5) if line.dots else "")
         + f"</svg>{escape(line.name)}</span>"
         for line in panel.lines
     )  # fmt: skip
@@ -111,9 +116,21 @@ def figure(panel: Panel, number: int) -> str:
     )
 
 
+def _dot(line: Line, x: float, y: float, note: str = "") -> str:
+    """Full, or hollow where the colours begin again."""
+    fill = "var(--c)" if line.colour < len(COLOURS) else "var(--card)"
+    title = f"<title>{escape(note)}</title>" if note else ""
+    return (f'<circle class="{_colour(line)}" style="fill: {fill}; stroke: var(--c)" cx="{x:.1f}" cy="{y:.1f}" r="3">'
+            f"{title}</circle>")  # fmt: skip
+
+
+def _colour(line: Line) -> str:
+    return f"c{line.colour % len(COLOURS)}"
+
+
 def _class(line: Line, both: bool) -> str:
     faint = " faint" if both and not line.dots else ""
-    return f"c{line.colour % len(COLOURS)}{' dashed' if line.dashed else ''}{faint}"
+    return f"{_colour(line)}{' dashed' if line.dashed else ''}{faint}"
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
