@@ -51,7 +51,8 @@ class _HeadLoss(torch.autograd.Function):
         weight = weight_KW.to(x_CW.dtype)
         d_x, d_weight = torch.empty_like(x_CW), torch.zeros_like(weight_KW)
         nats = torch.zeros((), device=x_CW.device)
-        size = max(1, CHUNK_LOGITS.get(x_CW.device.type, 1 << 26) // len(weight))
+        # a table of 65,536 symbols would get few positions at once, and each few would be padded to a whole step
+        size = max(SHAPE_STEP, CHUNK_LOGITS.get(x_CW.device.type, 1 << 26) // len(weight))
         for x, targets, out in zip(x_CW.split(size), targets_C.split(size), d_x.split(size), strict=True):
             count, padding = len(x), -len(x) % SHAPE_STEP
             x, targets = nn.functional.pad(x, (0, 0, 0, padding)), nn.functional.pad(targets, (0, padding))
