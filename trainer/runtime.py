@@ -32,7 +32,7 @@ def resolve(config: Config, stored: Mapping[str, Any]) -> Config:
         )
     if dtype == "auto":
         dtype = stored.get("dtype") or ("bfloat16" if device.startswith("cuda") or _has_bfloat16() else "float32")
-    threads = threads or stored.get("threads") or max(1, _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    threads = threads or stored.get("threads") or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     compiled = config.compile
     if compiled == "auto":
         pays = device.startswith("cuda") or (config.steps >= WORTH_COMPILING and _has_compiler())
@@ -93,15 +93,15 @@ def allocator(config: Config) -> Allocate:
     return lambda shape, kind: torch.zeros(shape, dtype=kinds[kind], pin_memory=True).numpy()
 
 
+def cores() -> int:
+    """That this process may run on, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _has_compiler() -> bool:
     """Whether torch can compile for the CPU: it needs a C++ compiler and Python's headers."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
     return headers.exists() and any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
-
-
-def _cores() -> int:
-    """That this process may run on, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _has_bfloat16() -> bool:

@@ -186,6 +186,17 @@ class StopOnce(Stop):
         return super().due or any(self.out.glob("runs/*/checkpoints/step_*"))
 
 
+def test_a_run_that_fails_ends_the_others_and_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(PLAN.replace("flops = [5e8]", "flops = [4e10]"))
+    wanted = wanted_runs(read_plan(path), str(tiny_folder))
+    runs = solve_all(wanted, [[320, 576][: 1 + len(run.views)] for run in wanted], tmp_path / "out", Stop())
+    failing = replace(runs[0], config=replace(runs[0].config, shards=str(tmp_path / "gone")))
+    with pytest.raises(ByteproxyError, match=re.escape(f"{failing.wanted}: ended with exit status")):
+        drive([failing, *runs[1:]], Stop(), 0.0, print, 2)
+    assert not [run for run in runs if (run.folder / "result.json").exists()]
+
+
 @pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_file(tiny_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
@@ -209,6 +220,9 @@ def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_file(tiny_fold
     assert body["complete"] and [row["arm"] for row in body["runs"]] == ["bytes", "proxy"]
     for row in body["runs"]:
         assert 1 < row["raw_bpb"] < 9 and abs(row["flops"] - 4e9) <= row["flops"] / row["steps"]
+    together = tmp_path / "together"  # both runs at once
+    assert main([*arguments, str(together), "--jobs", "2"]) == 0
+    assert (together / "compare.json").read_bytes() == (whole / "compare.json").read_bytes()
     times = {folder: (folder / "result.json").stat().st_mtime_ns for folder in (whole / "runs").iterdir()}
     assert main([*arguments, str(whole)]) == 0
     assert times == {folder: (folder / "result.json").stat().st_mtime_ns for folder in (whole / "runs").iterdir()}

@@ -11,13 +11,13 @@ from trainer.compare.arms import Wanted, check_views, folder_name, tables_of, wa
 from trainer.compare.driver import Run, Stop, drive
 from trainer.compare.plan_file import PlanFile, read_plan
 from trainer.compare.solve import Known
-from trainer.config import parse_options
+from trainer.config import Config, parse_options
 from trainer.mixture import open_mixture
 
 NOT_DONE = 3
 
-USAGE = """usage: python -m trainer compare PLAN.toml [--shards SET] [--out DIR] [--limit-seconds N] [--dry-run]
-                                 [--no-png]
+USAGE = """usage: python -m trainer compare PLAN.toml [--shards SET] [--out DIR] [--jobs N] [--limit-seconds N]
+                                 [--dry-run] [--no-png]
 
 Train every arm (recipe) of a plan at every size, seed and mark, with the same transformer body, and hold them against
 each other: bits per held-out raw byte at equal training FLOPs, and at equal bytes of text. FLOPs are counted by one
@@ -26,7 +26,9 @@ bring each arm to a mark are solved beforehand by the planner. Each mark is a ru
 
   --shards SET       the shard set, over the plan's; by default the newest under data/. Its val split is held out
   --out DIR          by default runs/compare-PLAN; holds compare.json, compare.md, compare.html, compare.png, runs/
-  --limit-seconds N  stop after N seconds: the run in progress saves a checkpoint, and the exit status is 3
+  --jobs N           runs at once; by default on the CPU as many as there are cores for their `threads`, on a GPU one.
+                     Changes no figure
+  --limit-seconds N  stop after N seconds: runs in progress save a checkpoint, and the exit status is 3
   --dry-run          show parameters, steps, FLOPs and hours of all runs, and train nothing
   --no-png           no picture (it needs matplotlib)
 
@@ -62,7 +64,7 @@ def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
         return 0
     if not arguments or arguments[0].startswith("--"):
         raise ByteproxyError("the plan's file expected first; for instance: compare plans/smoke.toml")
-    defaults = {"shards": "", "out": "", "limit_seconds": 0, "dry_run": False, "png": True}
+    defaults = {"shards": "", "out": "", "jobs": 0, "limit_seconds": 0, "dry_run": False, "png": True}
     options = parse_options(arguments[1:], defaults)
     plan = read_plan(Path(arguments[0]))
     if options["dry_run"]:
@@ -80,12 +82,23 @@ def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
     with stop.listening():
         runs = [with_translation(run, plan, views) for run in solve_all(wanted, tables, out, stop)]
         machine = plan.machine
-        done = len(runs) == len(wanted) and drive(runs, stop, machine.flops_per_second * machine.mfu, _say)
+        jobs = options["jobs"] or jobs_here([run.config for run in runs])
+        done = len(runs) == len(wanted) and drive(runs, stop, machine.flops_per_second * machine.mfu, _say, jobs)
     if len(runs) == len(wanted):
         write(plan, runs, {run.folder: table for run, table in zip(runs, tables, strict=True)}, out, options["png"])
     if not done:
         _say("stopped; the same command goes on")
     return 0 if done else NOT_DONE
+
+
+def jobs_here(configs: Sequence[Config]) -> int:
+    """How many of these runs this machine does best at once."""
+    from trainer.runtime import cores, resolve
+
+    resolved = [resolve(config, {}) for config in configs]
+    if any(config.device.startswith("cuda") for config in resolved):
+        return 1
+    return max(1, cores() // max(config.threads for config in resolved))
 
 
 def solve_all(wanted: Sequence[Wanted], tables: Sequence[Sequence[int]], out: Path, stop: Stop) -> list[Run]:

@@ -1,7 +1,7 @@
-"""Trains the runs of a comparison one after another, each in a process of its own, and goes on where it was stopped.
+"""Trains the runs of a comparison, each in a process of its own, and goes on where it was stopped.
 
 A run's folder is named after what its figures follow from, so a run that is done is found again and not repeated, and
-one with other settings lies elsewhere. A stop ends the run in progress by SIGTERM, upon which it saves a checkpoint.
+one with other settings lies elsewhere. A stop ends the runs in progress by SIGTERM, upon which they save a checkpoint.
 
 What results need of a run are its small JSON files: where these were brought from another machine without checkpoints,
 it counts as done, and what was not scored there of translation is left out.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,31 +89,46 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def drive(runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], None]) -> bool:
-    """Do what is not done yet; returns whether all is. `rate`: FLOPs a second to guess the time left by, 0: unknown."""
+def drive(runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], None], jobs: int = 1) -> bool:
+    """Do what is not done yet, `jobs` runs at once; returns whether all is. `rate`: FLOPs a second to guess the time
+    left by, 0: unknown. Where a run fails, the others save a checkpoint before that is raised."""
     waiting = [run for run in runs if not run.done]
     if waiting:
-        say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done, {_left(waiting, runs, rate)}")
-    for number, run in enumerate(waiting):
-        if stop.due:
-            break
-        place = f"[{len(runs) - len(waiting) + number + 1}/{len(runs)}]"
-        say(f"{place} {run.wanted}: {run.config.steps:,} steps, {run.solved.flops:.3g} FLOPs → {run.folder}")
-        if not (run.folder / RESULT).exists():
-            _lend_baselines(run, runs)
-            if _child(run, ["train", *flags_of(run.config)], stop) is None:
-                break
-            check_against_plan(run)
-        for verb, view in run.unscored:
-            more = ["--count", str(run.segments)] if verb == "translate" else []
-            text = _child(run, [verb, "--run", str(run.folder), "--shards", run.config.shards, "--view", view, *more,
-                                "--json"], stop)  # fmt: skip
-            if text is None:
-                break
-            _keep_score(run, verb, view, json.loads(text.splitlines()[-1]))
-        if run.done:
-            say(f"{place} {_figures(run)}; {_left(waiting[number + 1 :], runs, rate)}")
+        say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done, {_left(runs, rate, jobs)}")
+    with ThreadPoolExecutor(jobs) as pool:
+        parts = []
+        for number, run in enumerate(waiting, len(runs) - len(waiting) + 1):
+            place = f"[{number}/{len(runs)}]"
+            parts.append(pool.submit(_do, run, place, runs, stop, say, lambda: _left(runs, rate, jobs)))
+        try:
+            for part in as_completed(parts):
+                part.result()
+        except BaseException:
+            stop.until = min(stop.until, time.monotonic())
+            raise
     return all(run.done for run in runs)
+
+
+def _do(
+    run: Run, place: str, runs: Sequence[Run], stop: Stop, say: Callable[[str], None], left: Callable[[], str]
+) -> None:
+    """Train a run and score its views, as far as there is time."""
+    if stop.due:
+        return
+    say(f"{place} {run.wanted}: {run.config.steps:,} steps, {run.solved.flops:.3g} FLOPs → {run.folder}")
+    if not (run.folder / RESULT).exists():
+        _lend_baselines(run, runs)
+        if _child(run, ["train", *flags_of(run.config)], stop) is None:
+            return
+        check_against_plan(run)
+    for verb, view in run.unscored:
+        more = ["--count", str(run.segments)] if verb == "translate" else []
+        text = _child(run, [verb, "--run", str(run.folder), "--shards", run.config.shards, "--view", view, *more,
+                            "--json"], stop)  # fmt: skip
+        if text is None:
+            return
+        _keep_score(run, verb, view, json.loads(text.splitlines()[-1]))
+    say(f"{place} {_figures(run)}; {left()}")
 
 
 def flags_of(config: Config) -> list[str]:
@@ -207,13 +223,14 @@ def _figures(run: Run) -> str:
     return f"{', '.join(found)}, {result['seconds']:,.0f} s of training"
 
 
-def _left(waiting: Sequence[Run], runs: Sequence[Run], rate: float) -> str:
+def _left(runs: Sequence[Run], rate: float, jobs: int) -> str:
     """What is left, in FLOPs, and in time by the speed of the runs that are done."""
+    waiting = [run for run in runs if not run.done]
     if not waiting:
         return "nothing is left"
     done = [(run.solved.flops, read_json(run.folder / RESULT)["seconds"]) for run in runs if run.done]
     if done and (seconds := sum(each for _, each in done)):
-        rate = sum(flops for flops, _ in done) / seconds
+        rate = jobs * sum(flops for flops, _ in done) / seconds
     flops = sum(run.solved.flops for run in waiting)
     hours = f", about {flops / rate / 3600:.2f} h of training" if rate else ""
     return f"{len(waiting)} are left, {flops:.3g} FLOPs{hours}"
