@@ -23,6 +23,7 @@ from trainer.plan import Plan
 from trainer.specials import SHORTEST, SPECIALS
 
 Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
+_WHOSE = [P_ROW, P_STREAM, P_SET, P_NUMBER]
 
 
 @dataclass
@@ -133,6 +134,7 @@ class Builder:
         document_P2 = pieces_PK[:, (P_SET, P_NUMBER)]
         # A document's pieces lie next to one another in a row, but for parallel views: at worst one is checked twice.
         new_P = (self._checked_RS2[row_P, stream_P] != document_P2).any(1)
+        new_P[2:] &= (pieces_PK[2:, _WHOSE] != pieces_PK[:-2, _WHOSE]).any(1)  # in turns every second is of one value
         for piece in self._wrong(pieces_PK[new_P]):
             split, column = self.sources[piece[P_SET]].split, self.columns[piece[P_STREAM]]
             try:

@@ -81,6 +81,15 @@ class Config:
     )
     translation: float = _say(0.2, "first part of the steps, in which documents may hold both views")
     pairs: float = _say(0.0, "share of documents that hold both views outside of that part too, annealing included")
+    switch: float = _say(
+        0.0,
+        "before the annealing: share of documents laid out as one stream whose parts, each text once, are raw and "
+        "compressed in turn, raw first, cut at the anchors of the view; rates and pairs are shares of the others",
+        later=True,
+    )
+    switch_bytes: int = _say(
+        512, "text of such a part: from half to three halves of it, by hash, and on to the next anchor", later=True
+    )
     anneal: float = _say(0.0, "last part of the steps, which trains on raw bytes alone, but for --pairs")
 
     steps: int = _say(1000, "optimizer steps")
@@ -176,7 +185,18 @@ class Config:
                 raise ByteproxyError(
                     f"{flag(field.name)}: {getattr(self, field.name)!r} found, one of {', '.join(choices)} expected"
                 )
-        for name in ("rate", "rate_start", "translation", "pairs", "anneal", "decay", "lr_floor", "beta1", "beta2"):
+        for name in (
+            "rate",
+            "rate_start",
+            "translation",
+            "pairs",
+            "switch",
+            "anneal",
+            "decay",
+            "lr_floor",
+            "beta1",
+            "beta2",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, a number from 0 to 1 expected")
         for name in (
@@ -190,6 +210,7 @@ class Config:
             "head_dim",
             "mlp",
             "multi_byte",
+            "switch_bytes",
             "lr",
             "log_every",
         ):

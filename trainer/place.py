@@ -24,12 +24,22 @@ from trainer.ahead import (
     VIEW_RECORD,
 )
 from trainer.memory import load_u32
-from trainer.recipe import COMPRESSED, PAIR_COMPRESSED_FIRST, PAIR_RAW_FIRST, PARALLEL, RAW, layout_of
+from trainer.recipe import (
+    COMPRESSED,
+    PAIR_COMPRESSED_FIRST,
+    PAIR_RAW_FIRST,
+    PARALLEL,
+    RAW,
+    SWITCH,
+    is_switched,
+    layout_of,
+    part_bytes,
+)
 from trainer.specials import END_OVERHEAD, PAIR_OVERHEAD, SHORTEST
 
 # A lane: the five integers of the state, then what follows from them.
 SET, NUMBER, START, PART, OFFSET, STATE_FIELDS = 0, 1, 2, 3, 4, 5
-LAYOUT, VIEW, L_ORDINAL, L_GROUP, L_ROW, L_RAW, L_LENGTH, L_ANCHORS, L_COUNT, LANE_FIELDS = range(5, 15)
+LAYOUT, VIEW, L_ORDINAL, L_GROUP, L_ROW, L_RAW, L_LENGTH, L_ANCHORS, L_COUNT, L_DRAW, LANE_FIELDS = range(5, 16)
 # A piece: a run of one document's symbols at one place of the batch.
 P_ROW, P_AT, P_SET, P_NUMBER, P_ORDINAL, P_GROUP, P_DOC_ROW, P_STREAM, P_BEGIN, P_END, P_BOS, P_TAIL, P_TEXT = range(13)
 PIECE_FIELDS = 13
@@ -48,7 +58,8 @@ def plan_rows(lanes_RF, taken_S, used_S, weights_S, unit, ahead, draws, base_S, 
     """Fill the rows of one batch; returns the number of pieces, or what is missing.
 
     `ahead`, `draws`: tuples of each set's records (D, A) and draws (D,), which begin at running count `base_S`.
-    `rates`: (share of compressed streams, probability of a pair, is the mode parallel). `shares_V`: cumulated.
+    `rates`: (share of compressed streams, probability of a pair, is the mode parallel, probability of turns, bytes of a
+    part in these). `shares_V`: cumulated.
     `counts`: (2,) documents begun, of these not pairable. On a negative result everything given is spoilt.
     """
     pieces = 0
@@ -71,6 +82,8 @@ def plan_rows(lanes_RF, taken_S, used_S, weights_S, unit, ahead, draws, base_S, 
                     if at == 0:
                         return DOES_NOT_FIT - r
                     break  # the rest of the row is padding
+            elif lane[LAYOUT] == SWITCH:
+                placed = place_turns(lane, r, at, row_tokens, rates[4], pieces_PK, pieces)
             else:
                 placed = place_stream(lane, r, at, row_tokens, pieces_PK, pieces)
             pieces += placed
@@ -101,12 +114,14 @@ def next_document(records_DA, index):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def open_document(lane, record, draw, rates, shares_V):  # type: ignore[no-untyped-def]
     """Decide a document's layout and view; returns 1 if it could not become a pair for want of anchors."""
-    compressed, pair, parallel = rates
+    compressed, pair, parallel, switch, _ = rates
     view = choose_view(draw, shares_V)
     at = RECORD + VIEW_RECORD * (view - 1)
     pairable = view > 0 and record[at + PAIRABLE] != 0
     layout = PARALLEL if parallel else layout_of(draw, compressed, pair if pairable else 0.0)
-    lane[LAYOUT], lane[VIEW] = layout, view
+    if switch > 0.0 and pairable and record[at + ANCHOR_COUNT] > 2 and is_switched(draw, switch):
+        layout = SWITCH  # there is an anchor between the ends
+    lane[LAYOUT], lane[VIEW], lane[L_DRAW] = layout, view, np.int64(draw)
     lane[L_ORDINAL], lane[L_GROUP] = record[ORDINAL], record[GROUP]
     lane[L_ROW], lane[L_RAW] = record[ROW], record[RAW_LENGTH]
     if view > 0:
@@ -137,6 +152,8 @@ def amount(lane, unit):  # type: ignore[no-untyped-def]
         return lane[L_RAW]
     if lane[LAYOUT] == COMPRESSED:
         return lane[L_LENGTH]
+    if lane[LAYOUT] == SWITCH:  # about half of the text in each view
+        return (lane[L_RAW] + lane[L_LENGTH]) // 2
     return lane[L_RAW] + lane[L_LENGTH]
 
 
@@ -201,6 +218,57 @@ def place_pair(lane, row, at, row_tokens, pieces_PK, p):  # type: ignore[no-unty
     else:
         lane[OFFSET] = until
     return 2
+
+
+@njit(cache=True, nogil=True)
+def place_turns(lane, row, at, row_tokens, around, pieces_PK, p):  # type: ignore[no-untyped-def]
+    """As many of a document's parts as fit, raw and compressed in turn; one that is cut goes on in the next row.
+
+    PART is twice the anchor that the part begins at, and 1 more where it is compressed: all else about a part follows.
+    OFFSET is in the part's own view. Returns the pieces placed.
+    """
+    placed, last = 0, lane[L_COUNT] - 1
+    while True:
+        first, side = lane[PART] >> 1, lane[PART] & 1
+        until = end_of_part(lane, first, around)
+        start, end, begin = anchor_at(lane, first, side), anchor_at(lane, until, side), lane[OFFSET]
+        room = row_tokens - at - (2 if placed == 0 else 1)  # behind bos, which only the first has, and the sentinel
+        if until == last:
+            tail = DONE if end - begin + END_OVERHEAD <= room else CUT
+        else:  # room for a closer, and for a sentinel and a symbol of the next part
+            tail = JOIN_CUT if end - begin + 3 <= room else CUT
+        stop = min(end, begin + room) if tail == CUT else end
+        text, most = anchor_at(lane, until, 0) - anchor_at(lane, first, 0), max(end - start, 1)
+        text = text * (stop - start) // most - text * (begin - start) // most  # by proportion: these add up
+        stream = lane[VIEW] if side else 0
+        write_piece(pieces_PK[p + placed], lane, row, at, stream, begin, stop, placed == 0, tail, text)
+        at += tokens_of(pieces_PK[p + placed])
+        placed += 1
+        if stop == end and until != last:
+            lane[PART], lane[OFFSET] = 2 * until + 1 - side, anchor_at(lane, until, 1 - side)
+        else:
+            lane[OFFSET] = stop
+        if tail == DONE:
+            lane[NUMBER] = -1
+        if tail != JOIN_CUT:
+            return placed
+
+
+@njit(cache=True, nogil=True)
+def end_of_part(lane, first, around):  # type: ignore[no-untyped-def]
+    """The anchor at which the part that begins at an anchor ends: the first behind the bytes that it is given."""
+    last, until = lane[L_COUNT] - 1, first + 1
+    least = anchor_at(lane, first, 0) + part_bytes(np.uint64(lane[L_DRAW]), first, around)
+    symbols = anchor_at(lane, first, 1)
+    while until < last and (anchor_at(lane, until, 0) < least or anchor_at(lane, until, 1) == symbols):
+        until += 1
+    return min(until, last)
+
+
+@njit(cache=True, nogil=True)
+def anchor_at(lane, number, side):  # type: ignore[no-untyped-def]
+    """An anchor's offset in the raw bytes (side 0) or in the view's symbols (1)."""
+    return np.int64(load_u32(lane[L_ANCHORS], 2 * number + side))
 
 
 @njit(cache=True, nogil=True)

@@ -38,6 +38,8 @@ class PlanConfig(Schedule, Protocol):
     @property
     def batch_rows(self) -> int: ...
     @property
+    def switch_bytes(self) -> int: ...
+    @property
     def shuffle_window(self) -> int: ...
     @property
     def mix_by(self) -> str: ...
@@ -89,7 +91,7 @@ class Lane(NamedTuple):
     set: int
     number: int
     start: int
-    part: int  # of a document laid out in parallel: 0, then 1
+    part: int  # of a document laid out in parallel: 0, then 1; in turns: see place.place_turns
     offset: int  # symbols done; in a pair: anchors passed
 
 
@@ -136,6 +138,11 @@ class Planner:
                 f"(sentinels, and both halves between two anchors of a pair). Give --context {shortest} or more"
             )
         names = [view.name for view in views]
+        if config.mode == "proxy" and config.switch and all(view.anchor_gap is None for view in views):
+            raise ByteproxyError(
+                f"--switch {config.switch}: views {', '.join(names)} found, of which none can be cut within documents. "
+                "Train on one that can, like sentencepiece, or give --switch 0"
+            )
         self.pointers, self.orders, self._ahead = [], [], []
         for number, source in enumerate(self.sources):
             if len(source.excluded) >= len(source.split):
@@ -175,7 +182,7 @@ class Planner:
         full_RF = self._lanes[1] if self._lanes and self._lanes[0] is state else self._restore(state)
         rates = rates_at(self.config, state.step, self._bytes_per_symbol)
         unit = UNITS.index(self.config.mix_by)
-        self._forget(state, rates.pairs)
+        self._forget(state, rates.anchors)
         while True:
             lanes_RF, taken_S, used_S = full_RF.copy(), state.taken_S.copy(), state.used_S.copy()
             counts = np.zeros(2, np.int64)
@@ -188,7 +195,7 @@ class Planner:
                 break
             if found <= place.DOES_NOT_FIT:
                 raise self._does_not_fit(lanes_RF[place.DOES_NOT_FIT - found])
-            self._ahead[place.NEEDS_DOCUMENTS - found].extend(pairs=rates.pairs)
+            self._ahead[place.NEEDS_DOCUMENTS - found].extend(pairs=rates.anchors)
         after = PlanState(state.step + 1, taken_S, used_S, lanes_RF[:, :STATE_FIELDS].copy())
         self._lanes = after, lanes_RF
         return Plan(state.step, self._pieces_PK[:found], *counts.tolist()), after
@@ -222,12 +229,13 @@ class Planner:
         for lane in (lane for lane in lanes_RF if lane[place.NUMBER] >= 0):
             rates = rates_at(self.config, int(lane[place.START]), self._bytes_per_symbol)
             ahead = self._ahead[lane[place.SET]]
-            records_DA, draws_D = ahead.look_up(int(lane[place.NUMBER]), 1, rates.pairs)
+            records_DA, draws_D = ahead.look_up(int(lane[place.NUMBER]), 1, rates.anchors)
             place.open_document(lane, records_DA[0], draws_D[0], self._numbers(rates), self._shares_V)
         return lanes_RF
 
-    def _numbers(self, rates: Rates) -> tuple[float, float, bool]:
-        return rates.compressed, rates.pair, self.config.mode == "parallel"
+    def _numbers(self, rates: Rates) -> tuple[float, float, bool, float, int]:
+        parallel = self.config.mode == "parallel"
+        return rates.compressed, rates.pair, parallel, rates.switch, self.config.switch_bytes
 
     def _forget(self, state: PlanState, pairs: bool) -> None:
         """Let go of documents that are behind every lane; look again where pairs have come into force since."""

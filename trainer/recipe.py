@@ -34,6 +34,8 @@ class Schedule(Protocol):
     @property
     def pairs(self) -> float: ...
     @property
+    def switch(self) -> float: ...
+    @property
     def rate_unit(self) -> str: ...
 
 
@@ -41,19 +43,23 @@ class Schedule(Protocol):
 RAW, COMPRESSED = 0, 1
 PAIR_RAW_FIRST, PAIR_COMPRESSED_FIRST = 2, 3  # in-context translation: the second view attends to the first
 PARALLEL = 4  # both views, as two documents that cannot see each other
+SWITCH = 5  # one stream of parts that are raw and compressed in turn, each of which sees those before it
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The share of compressed streams, and the probability of a document to hold both views."""
+    """The probability of a document to be laid out in turns; of the others the share of compressed streams, and the
+    probability to be a pair.
+    """
 
     compressed: float
     pair: float = 0.0
+    switch: float = 0.0
 
     @property
-    def pairs(self) -> bool:
-        """Whether documents may hold both views."""
-        return self.pair > 0.0
+    def anchors(self) -> bool:
+        """Whether documents may hold both views, in a pair or in turns."""
+        return self.pair > 0.0 or self.switch > 0.0
 
 
 def most_pairs(compressed: float) -> float:
@@ -92,7 +98,22 @@ def rates_at(config: Schedule, step: int, bytes_per_symbol: float = 1.0) -> Rate
     if config.rate_unit == "symbols":
         rate = stream_rate(rate, bytes_per_symbol)
     most = most_pairs(rate)
-    return Rates(rate, most if step < warm else min(config.pairs, most))
+    pair = most if step < warm else min(config.pairs, most)
+    return Rates(rate, pair, config.switch if config.mode == "proxy" else 0.0)
+
+
+@njit(cache=True, nogil=True)
+def is_switched(draw, share):  # type: ignore[no-untyped-def]
+    """Whether the document with this draw is laid out in turns: from the draw remixed, so whatever its layout else."""
+    mixed = (draw ^ (draw >> np.uint64(31))) * np.uint64(0xD6E8FEB86659FD93)
+    return np.float64((mixed ^ (mixed >> np.uint64(32))) >> np.uint64(11)) * 2.0**-53 < share
+
+
+@njit(cache=True, nogil=True)
+def part_bytes(draw, anchor, around):  # type: ignore[no-untyped-def]
+    """The least bytes of text of a part that begins at an anchor: by hash, from half of `around` to three halves."""
+    mixed = (draw ^ (np.uint64(anchor) * np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
+    return max(1, around // 2 + np.int64((mixed ^ (mixed >> np.uint64(32))) >> np.uint64(33)) % around)
 
 
 @njit(cache=True, nogil=True)

@@ -37,6 +37,8 @@ class PlanSettings:
     translation: float = 0.5
     anneal: float = 0.2
     pairs: float = 0.0
+    switch: float = 0.0
+    switch_bytes: int = 512
     rate_unit: str = "documents"
     context: int = 300
     batch_rows: int = 3

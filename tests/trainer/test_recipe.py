@@ -28,6 +28,7 @@ class Schedule:
     translation: float = 0.2
     anneal: float = 0.0
     pairs: float = 0.0
+    switch: float = 0.0
     rate_unit: str = "documents"
 
 
@@ -38,7 +39,7 @@ def streams(layout: int) -> tuple[int, int]:
 def test_the_rate_ramps_in_the_warm_up_then_holds_then_anneals_to_raw_bytes() -> None:
     config = Schedule(anneal=0.6)
     assert rates_at(config, 0).compressed == 0.4 and rates_at(config, 10).compressed == pytest.approx(0.65)
-    assert rates_at(config, 19).pairs and not rates_at(config, 20).pairs
+    assert rates_at(config, 19).anchors and not rates_at(config, 20).anchors
     assert [rates_at(config, s).compressed for s in (20, 39, 40, 99)] == [0.9, 0.9, 0.0, 0.0]
 
 

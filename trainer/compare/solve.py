@@ -121,7 +121,10 @@ def _symbol_shares(config: Config, bytes_per_symbol: float) -> tuple[float, floa
         warm, cold = config.translation, config.anneal
         steady = config.rate if config.rate_end < 0 else (config.rate + config.rate_end) / 2
         streams = warm * (config.rate_start + config.rate) / 2 + (1 - warm - cold) * steady
-        if config.rate_unit == "symbols":
+        by_symbols = config.rate_unit == "symbols"
+        half = 1 / (1 + bytes_per_symbol) if by_symbols else 1 / 2  # of documents in turns: of their text, half
+        streams += config.switch * ((1 - cold) * half - streams)
+        if by_symbols:
             return 1 - streams, streams
     compressed = streams / bytes_per_symbol
     return (1 - streams) / (1 - streams + compressed), compressed / (1 - streams + compressed)
