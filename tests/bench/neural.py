@@ -243,7 +243,8 @@ def main() -> None:
                 print(json.dumps(figures) if options.json else "\n".join(_lines(figures)))
                 sys.exit(0 if figures["all_equal"] else 1)
             figures = measure(codec, raws, {"options": text, "device": _name(options.device)})
-            figures["collisions"] = collisions(codec, raws[:200])
+            if codec.settings["context"] == "segment":  # else equal symbols mean other bytes in another context
+                figures["collisions"] = collisions(codec, raws[:200])
             if options.decode and codec.lossless:
                 chosen = sorted(raws, key=len)[len(raws) // 10 :][: options.decode]
                 begun = time.perf_counter()
