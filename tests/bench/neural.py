@@ -34,6 +34,7 @@ from shards.codecs.windows.segments import LONGEST, segment_ends
 from shards.reader import ShardSet
 
 SOURCE = Path(__file__).read_bytes()
+SHORT = 8 << 10  # bytes of a document that is decoded, at most: a byte takes some 100 microseconds
 
 
 def bits_of(share_N: np.ndarray, total_N: np.ndarray) -> np.ndarray:
@@ -214,7 +215,9 @@ def main() -> None:
     parser.add_argument("--against", choices=["cpu"], help="compare --device with the CPU, and do nothing else")
     parser.add_argument("--against-bytes", type=int, default=500_000, metavar="N", help="of the set (default: 500,000)")
     parser.add_argument("--elements", type=int, metavar="N", help="positions times width in one pass of the device")
-    parser.add_argument("--decode", type=int, default=0, help="documents to decode and compare, spread over the split")
+    parser.add_argument(
+        "--decode", type=int, default=0, help="documents to decode and compare, of up to 8 KiB, spread over the split"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ[VARIABLE] = "cpu" if options.device == "torch" else options.device
@@ -246,8 +249,10 @@ def main() -> None:
             if codec.settings["context"] == "segment":  # else equal symbols mean other bytes in another context
                 figures["collisions"] = collisions(codec, raws[:200])
             if options.decode and codec.lossless:
-                step = max(1, len(split) // options.decode)
-                chosen = [split.raw(i).tobytes() for i in range(0, len(split), step)][: options.decode]
+                short = [i for i in range(len(split)) if split.length("raw", i) <= SHORT]
+                chosen = [split.raw(i).tobytes() for i in short[:: max(1, len(short) // options.decode)]][
+                    : options.decode
+                ]
                 begun = time.perf_counter()
                 back = codec.decode_many(codec.encode_many(chosen), [len(raw) for raw in chosen])
                 assert back == chosen
