@@ -43,25 +43,31 @@ def main(arguments: list[str]) -> int:
     values, others = settings.parse_flags(arguments, ("out", "sample_bytes"))
     if not values.get("shards") or not others.get("out"):
         raise ByteproxyError("neural: --shards SET and --out DIR expected; see --help")
-    out, sample_bytes = Path(others["out"]), int(others.get("sample_bytes", 1 << 19))
+    out, sample_bytes = Path(others["out"]), others.get("sample_bytes", str(1 << 19))
+    if not sample_bytes.isdecimal():
+        raise ByteproxyError(f"--sample-bytes: {sample_bytes!r} found, a whole number expected")
     if out.exists():
         print(f"{out} is there already. Remove it to make it again, or give another --out")
         return 0
-    fixed = {"preset": "lm-3m", "run": f"{out}.run", "prompt": "\n"} | values | {"mode": "bytes"}
+    fixed = {"preset": "lm-3m", "run": f"{out}.run"} | values | {"mode": "bytes"}
     config = settings.make_config(fixed)
     if config.kv_heads != config.heads or not config.qk_norm:
         raise ByteproxyError("neural: as many --kv-heads as --heads, and --qk-norm expected")
+    from shards.codecs.neural.lm import MOST_CONTEXT
     from trainer.train import train
 
-    if stopped := train(config).get("signal"):
+    if config.context > MOST_CONTEXT:
+        raise ByteproxyError(f"neural: --context {config.context} found, at most {MOST_CONTEXT} expected")
+    if stopped := train(config, score=False).get("signal"):  # the artifact is scored instead, on as much as it is worth
         return 128 + stopped
-    make_artifact(Path(config.run), config.shards, out, sample_bytes)
+    make_artifact(Path(config.run), config.shards, out, int(sample_bytes))
     return 0
 
 
 def make_artifact(run: Path, shards: str, out: Path, sample_bytes: int) -> dict[str, Any]:
     """Write a run's model as an artifact; returns lm.json's facts. Whole or not at all."""
     from shards.codecs.neural.codec import write_artifact
+    from shards.codecs.neural.device import for_encoding
     from shards.codecs.neural.lm import LM, Shape, one_thread
     from shards.codecs.neural.quantise import quantise
     from shards.codecs.windows.segments import fit_thresholds
@@ -77,11 +83,12 @@ def make_artifact(run: Path, shards: str, out: Path, sample_bytes: int) -> dict[
     print(f"values and thresholds of {sum(map(len, train)):,} bytes of train …", flush=True)
     values_LHD, _ = float_pass(model, train[: max(1, len(train) // 4)])
     lm = LM(shape, quantise(shape, weights_of(model), values_LHD, c.rope_theta))
+    reader = for_encoding(lm)  # the same integers on a GPU, sooner
     with one_thread():
         ends = np.cumsum([len(block) for block in train])
-        entropies = np.split(lm.read_blocks(train).entropy_N, ends[:-1])
+        entropies = np.split(reader.read_blocks(train).entropy_N, ends[:-1])
         thresholds = {str(mean): list(fit_thresholds(entropies, mean)) for mean in MEANS}
-        found = lm.read_blocks(val)
+        found = reader.read_blocks(val)
     size = sum(map(len, val))
     bits = float(-np.log2(np.maximum(found.share_N, 2.0**-8) / found.total_N).sum()) / max(size, 1)
     _, float_bits = float_pass(model, val)

@@ -123,7 +123,7 @@ def final_table(result: dict[str, Any]) -> str:
     if "raw_bpb" in result:
         documents = f"{result['val_documents']} documents, {result['val_bytes'] / 1e6:.2f} MB"
         lines += [table(result["raw_bpb"], result["baselines"], documents), ""]
-    else:
+    elif result["mode"] == "tokens":
         lines += ["No raw bytes were trained on (mode tokens): no figure on raw bytes, no sample.", ""]
     symbols, text = result["symbols"], result["bytes_of_text"]
     lines.append(f"Trained on {sum(symbols.values()):,} symbols, {sum(text.values()):,} bytes of text:")

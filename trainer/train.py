@@ -56,9 +56,10 @@ RESULT = "result.json"
 SAMPLE_BYTES = 400
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, score: bool = True) -> dict[str, Any]:
     """Train to the last step, from the run's latest checkpoint if there is one; evaluate; return the figures.
 
+    Without `score` the figures are those of training alone: val, other compressors and a sample are left out.
     A SIGINT or SIGTERM saves a checkpoint and returns early with its number under `signal`. Under `torchrun` each
     process calls this; rank 0 alone writes and returns the figures.
     """
@@ -78,10 +79,12 @@ def train(config: Config) -> dict[str, Any]:
             (run / RESULT).unlink(missing_ok=True)
             write_atomically(run / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode() + b"\n")
         set_up_torch(config)
-        return _train(config, run, mixture, state, ranks)
+        return _train(config, run, mixture, state, ranks, score)
 
 
-def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | None, ranks: Ranks) -> dict[str, Any]:
+def _train(
+    config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | None, ranks: Ranks, score: bool
+) -> dict[str, Any]:
     views = ["raw", *(view.name for view in mixture.views)]
     weights_V = torch.tensor(parse_weights(config.weights, views), device=config.device)
     tables = table_rows([view.alphabet for view in mixture.views])
@@ -166,7 +169,7 @@ def _train(config: Config, run: Path, mixture: Mixture, state: dict[str, Any] | 
         ranks.wait()
         return {}
     with torch.compiler.set_stance("force_eager"):  # other shapes than the loop's: not worth compiling for
-        result = finish(config, run, model, mixture.first, totals, step, unfinished)
+        result = finish(config, run, model, mixture.first, totals, step, unfinished, score)
     ranks.wait()
     return result
 
@@ -213,13 +216,14 @@ def backward(
 
 
 def finish(
-    config: Config, run: Path, model: Model, shard_set: ShardSet, totals: Totals, step: int, unfinished: list[Any]
-) -> dict[str, Any]:
+    config: Config, run: Path, model: Model, shard_set: ShardSet, totals: Totals, step: int, unfinished: list[Any],
+    score: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate on all of val, sample, write result.json, print the table. `unfinished`: documents left half done."""
     result: dict[str, Any] = {"run": str(run), "step": step, "shards": config.shards, "mode": config.mode}
     result["unfinished"] = unfinished
     result |= {"symbols": totals.symbols, "bytes_of_text": totals.raw_bytes, "seconds": round(totals.seconds, 1)}
-    if config.mode != "tokens":
+    if score and config.mode != "tokens":
         val = shard_set.split("val")
         print(f"evaluating on {len(val)} held-out documents, and gzip, zstd, brotli and xz on the same …", flush=True)
         found = evaluate.score(model, val, config.pass_rows, config.context)
