@@ -138,7 +138,7 @@ def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFi
         result |= {"raw_bpb": scores[run.arm, run.seed], "val_bytes": 9}
         (folder / "result.json").write_text(json.dumps(result))
         (folder / "views.json").write_text(json.dumps(dict.fromkeys(run.views, 1.5)))
-        told = dict.fromkeys(FIGURES, 0.5) | {"exact_match": 0.25 + 0.5 * run.seed}
+        told = dict.fromkeys(FIGURES, 0.5) | {"exact_match": 0.25 + 0.5 * run.seed, "bpb_alone": 0.75}
         (folder / "translate.json").write_text(json.dumps(dict.fromkeys(run.views, told)))
         work = Work.none(len(run.views))
         runs.append(Run(run, run.config, Solved(10, work, 123), folder, 8, run.views))
@@ -151,7 +151,7 @@ def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFi
     assert proxy["translation"]["sentencepiece"]["exact_match"] == 0.5 and base["translation"] == {}
     rows = table_rows(body, "flops", {run.folder.name: 60.0 for run in runs})
     assert rows[1]["BPB"] == "1.8500 ± 0.0500" and rows[1]["ranges apart"] == "yes" and rows[1]["minutes"] == "1.0"
-    assert [row["translated"] for row in rows] == ["", "sentencepiece 50.0%"]
+    assert [row["translated"] for row in rows] == ["", "sentencepiece 50.0% -0.250"]
     (runs[1].folder / "result.json").unlink()
     assert not collect(read, runs, tables)["complete"]
 

@@ -36,7 +36,7 @@ def _at_marks(body: Mapping[str, Any], title: str, unit: str, groups: Sequence[G
     marks = sorted({group["mark"] for group in groups})
     places = {mark: float(number) for number, mark in enumerate(marks)}
     label = f"{AXES[unit]}: arms side by side at each mark"
-    panel = Panel(title, label, BITS, ticks=[(places[mark], short(mark)) for mark in marks], around=0.5)
+    panel = Panel(title, label, BITS, ticks=[(places[mark], _mark(mark, unit)) for mark in marks], around=0.5)
     arms = _arms(body, groups)
     for number, arm in enumerate(arms):
         mine = sorted((group for group in groups if group["arm"] == arm), key=lambda group: group["mark"])
@@ -71,6 +71,12 @@ def _gaps(body: Mapping[str, Any]) -> Panel:
         xs = [places.index(group["size"]) + _aside(number, len(arms)) for group in mine]
         panel.lines.append(_line(body, mine, xs, [group["gap_percent"] for group in mine], "gap_range"))
     return panel
+
+
+def _mark(mark: float, unit: str) -> str:
+    """FLOPs as a power of ten, for they have one from the smallest plan to the largest; bytes in words."""
+    mantissa, exponent = f"{mark:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if unit == "flops" else short(mark)
 
 
 def _arms(body: Mapping[str, Any], groups: Sequence[Group]) -> list[str]:

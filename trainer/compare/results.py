@@ -119,7 +119,9 @@ def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -
         shown["view BPB"] = ", ".join(f"{name} {bpb:.4f}" for name, bpb in group["view_bpb"].items())
         if any(each["translation"] for each in body["groups"]):
             told = group["translation"].items()
-            shown["translated"] = ", ".join(f"{name} {figures['exact_match']:.1%}" for name, figures in told)
+            shown["translated"] = ", ".join(
+                f"{view} {each['exact_match']:.1%} {each['bpb_given'] - each['bpb_alone']:+.3f}" for view, each in told
+            )
         shown["seeds"], shown["steps"] = str(len(group["seeds"])), f"{group['steps']:,.0f}"
         shown["FLOPs"], shown["codec FLOPs"] = f"{group['flops']:.3e}", f"{group['encode_flops']:.2e}"
         for name, heading in (("symbols", "M symbols"), ("bytes_of_text", "MB of text")):
@@ -158,5 +160,5 @@ NOTE = (
     "that both have; ranges are apart where every seed of one is better than every seed of the other. FLOPs: training "
     "alone, by formula; codec FLOPs: what encoding the text of the views cost on top. A pair's text counts in both "
     "views. Translated: the share of held-out segments, of 32 bytes or more, that greedy decoding writes without an "
-    "error when it has read them in the view."
+    "error when it has read them in the view, and what it needs in bits per byte against reading them alone."
 )
