@@ -6,7 +6,7 @@ every view and, by default, decodes it and compares.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from time import perf_counter
@@ -36,7 +36,8 @@ from shards.hashing import keyed_hash
 from shards.manifest import Chunk, RowGroup, ShardFile, View
 from shards.writer import Document, table_of, write_shard
 
-AT_ONCE = 1 << 20  # bytes of documents that are encoded together
+AT_ONCE = 1 << 20  # bytes of documents that are decoded together
+PART = 1 << 16  # that are encoded together, then counted: of a language model's view some seconds' work
 
 
 @dataclass(frozen=True)
@@ -84,29 +85,46 @@ def share_checked(codecs: Iterable[Codec], check: float) -> float:
 
 def encode_documents(
     raws: Sequence[bytes], codecs: Mapping[str, Codec], seconds: Mapping[str, list[float]], identities: Sequence[bytes],
-    wheres: Sequence[str], check: float, seed: int,
+    wheres: Sequence[str], check: float, seed: int, count: Callable[[int, int], None],
 ) -> list[dict[str, Encoded]]:  # fmt: skip
     """Documents in each view; of the share `check`, or less where a codec decodes slowly, decoded and compared.
 
-    Adds to each view's `seconds` (encode, decode). Raises ByteproxyError if a view does not decode to its document;
-    `wheres`: the documents' places, for that message.
+    Adds to each view's `seconds` (encode, decode), and tells `count` the documents and bytes of each PART when it is
+    encoded. Raises ByteproxyError if a view does not decode to its document; `wheres`: their places, for that message.
     """
-    encoded: list[dict[str, Encoded]] = [{} for _ in raws]
-    for name, codec in codecs.items():
-        spent, share = seconds[name], share_checked([codec], check)
-        chosen = [row for row, identity in enumerate(identities) if is_checked(share, seed, identity)]
+    encoded: list[dict[str, Encoded]] = []
+    for part in _parts(raws):
+        encoded += ({} for _ in part)
         started = perf_counter()
-        results = codec.encode_many(raws)
-        middle = perf_counter()
-        decoded = codec.decode_many([results[row] for row in chosen], [len(raws[row]) for row in chosen])
-        spent[0] += middle - started
-        spent[1] += perf_counter() - middle
+        for name, codec in codecs.items():
+            for row, result in enumerate(codec.encode_many(part), len(encoded) - len(part)):
+                encoded[row][name] = result
+            ended = perf_counter()
+            seconds[name][0] += ended - started
+            started = ended
+        count(len(part), sum(map(len, part)))
+    for name, codec in codecs.items():
+        share = share_checked([codec], check)
+        chosen = [row for row, identity in enumerate(identities) if is_checked(share, seed, identity)]
+        if not chosen:  # a codec that is one way refuses to decode even none
+            continue
+        started = perf_counter()
+        decoded = codec.decode_many([encoded[row][name] for row in chosen], [len(raws[row]) for row in chosen])
+        seconds[name][1] += perf_counter() - started
         for row, text in zip(chosen, decoded, strict=True):
             if text != raws[row]:
                 raise ByteproxyError(f"view {name}: {wheres[row]} does not decode to its own bytes; report this")
-        for row, result in enumerate(results):
-            encoded[row][name] = result
     return encoded
+
+
+def _parts(raws: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """The documents in runs of PART bytes, or a little more."""
+    begin = size = 0
+    for end, raw in enumerate(raws, 1):
+        size += len(raw)
+        if size >= PART or end == len(raws):
+            yield raws[begin:end]
+            begin, size = end, 0
 
 
 class EncodeBlock(beam.DoFn):
@@ -139,6 +157,7 @@ class EncodeBlock(beam.DoFn):
         documents: list[Document] = []
         waiting: list[Document] = []  # to be encoded together
         identities: list[bytes] = []
+        held = 0  # bytes of these
         twins: set[int] = set()
         scrubbed: dict[str, dict[str, int]] = {}  # kind of secret -> documents, places in them
         seconds = {view.name: [0.0, 0.0] for view in views}
@@ -164,9 +183,10 @@ class EncodeBlock(beam.DoFn):
                 twins.update(self.twins.twins_of(raw))
             identities.append(identity)
             waiting.append(Document(raw, source, path, language, licence, source_id and source_id.hex()))
-            if sum(len(document.raw) for document in waiting) >= AT_ONCE:
+            held += len(raw)
+            if held >= AT_ONCE:
                 documents += self._encoded(waiting, identities, seconds)
-                waiting, identities = [], []
+                waiting, identities, held = [], [], 0
         documents += self._encoded(waiting, identities, seconds)
         encoded_block = table_of(documents, views)
         save_table(scratch.block(split, block), encoded_block)
@@ -198,8 +218,9 @@ class EncodeBlock(beam.DoFn):
             for d, identity in zip(waiting, identities, strict=True)
         ]
         raws, task = [document.raw for document in waiting], self.task
-        encoded = encode_documents(raws, self.codecs, seconds, identities, wheres, task.check, task.seed)
-        self.counter.add(len(raws), sum(map(len, raws)))
+        encoded = encode_documents(
+            raws, self.codecs, seconds, identities, wheres, task.check, task.seed, self.counter.add
+        )
         return [replace(document, encoded=views) for document, views in zip(waiting, encoded, strict=True)]
 
     def _changed(self, found: Changed, record: dict[str, Any]) -> dict[str, Any]:

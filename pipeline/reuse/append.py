@@ -100,20 +100,23 @@ class EncodeRows(beam.DoFn):
         checked, share = 0, share_checked(self.codecs.values(), task.check)
         raws: list[bytes] = []
         identities: list[bytes] = []
+        held = 0  # bytes of these
         for i in range(rows.first, rows.last):
             raws.append(read_raw(split, i))
             identities.append(split.id(i))
             checked += is_checked(share, task.seed, identities[-1])
-            if i + 1 < rows.last and sum(map(len, raws)) < AT_ONCE:
+            held += len(raws[-1])
+            if i + 1 < rows.last and held < AT_ONCE:
                 continue
             wheres = [f"id {identity.hex()}" for identity in identities]
-            for encoded in encode_documents(raws, self.codecs, seconds, identities, wheres, task.check, task.seed):
+            for encoded in encode_documents(
+                raws, self.codecs, seconds, identities, wheres, task.check, task.seed, self.counter.add
+            ):
                 for view in task.views:
                     symbols, pairs = encoded[view.name]
                     values[view.name].append(np.ascontiguousarray(symbols, SYMBOL_DTYPES[view.width]).tobytes())
                     values[f"{view.name}_anchors"].append(np.ascontiguousarray(pairs, ANCHOR_DTYPE).tobytes())
-            self.counter.add(len(raws), sum(map(len, raws)))
-            raws, identities = [], []
+            raws, identities, held = [], [], 0
         columns = {name: pa.array(column, pa.large_binary()) for name, column in values.items()}
         save_table(task.scratch.block(rows.split, rows.block), pa.table(columns))
         facts = {"documents": rows.last - rows.first, "checked": checked, "seconds": seconds}
