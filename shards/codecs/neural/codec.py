@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -101,17 +102,20 @@ class Neural(Codec):
         return self.encode_many([raw])[0]
 
     def encode_many(self, raws: Sequence[bytes]) -> list[Encoded]:
+        step = max(1, AT_ONCE // self.lm.shape.block) * self.lm.shape.block  # a block begins anew in any case
+        pieces = [raw[at : at + step] for raw in raws for at in range(0, max(1, len(raw)), step)]
         found: list[Encoded] = []
         begin = 0
         with one_thread():
-            while begin < len(raws):
-                end, size = begin + 1, len(raws[begin])
-                while end < len(raws) and size + len(raws[end]) <= AT_ONCE:
-                    size += len(raws[end])
+            while begin < len(pieces):
+                end, size = begin + 1, len(pieces[begin])
+                while end < len(pieces) and size + len(pieces[end]) <= AT_ONCE:
+                    size += len(pieces[end])
                     end += 1
-                found += self._encode(raws[begin:end])
+                found += self._encode(pieces[begin:end])
                 begin = end
-        return found
+        parts = iter(found)
+        return [_joined(list(islice(parts, max(1, -(-len(raw) // step))))) for raw in raws]
 
     def predictions(self, raws: Sequence[bytes]) -> tuple[np.ndarray, Predictions, np.ndarray]:
         """Of texts one after another: their bytes, what the coder sees of each, which ones end a segment."""
@@ -211,6 +215,16 @@ class Neural(Codec):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state | {"lm": LM(*state["lm"])})
+
+
+def _joined(pieces: Sequence[Encoded]) -> Encoded:
+    """A document from pieces of whole blocks, whose ends are anchors of the whole."""
+    if len(pieces) == 1:
+        return pieces[0]
+    ends_P2 = np.cumsum([piece.anchors[-1] for piece in pieces], axis=0, dtype=np.int64)
+    later = [piece.anchors[1:] + end for piece, end in zip(pieces[1:], ends_P2, strict=False)]
+    anchors_A2 = np.concatenate((pieces[0].anchors, *later)).astype("<u4")
+    return Encoded(np.concatenate([piece.symbols for piece in pieces]), anchors_A2)
 
 
 def artifact_files(lm: LM, facts: Mapping[str, Any]) -> dict[str, bytes]:

@@ -79,7 +79,13 @@ def decode_lanes(lm: LM, lanes: Sequence[Lane], codes: int, thresholds: Threshol
             work.bytes[slot, work.position[slot]] = byte
             work.former[slot] = surprise_L[slot]
             work.done[slot] += 1
-        live = np.flatnonzero(work.live)
+        whole_L = work.live & (work.position == s.block - 1)  # the model has no position behind a block's last byte
+        live = np.flatnonzero(work.live & ~whole_L)
+        for slot in np.flatnonzero(whole_L).tolist():
+            lane = current[slot]
+            assert lane is not None
+            work.position[slot] += 1
+            work.flush(slot, lane)
         if not len(live):
             continue
         byte_L = work.bytes[live, work.position[live]].astype(np.int64)
@@ -99,10 +105,6 @@ def decode_lanes(lm: LM, lanes: Sequence[Lane], codes: int, thresholds: Threshol
         tables_LB[live] = below
         work.position[live] += 1
         work.length[live] += 1
-        for slot in live[work.position[live] == s.block].tolist():
-            lane = current[slot]
-            assert lane is not None
-            work.flush(slot, lane)
 
 
 _NONE = np.zeros(0, np.uint16)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from shards.codecs import Codec, load_codec, parse_view
+from shards.codecs import Codec, Encoded, load_codec, parse_view
+from shards.codecs.neural import codec as module
 from shards.codecs.neural import kernels, lm
 from shards.codecs.neural.codec import Neural, write_artifact
 from shards.codecs.neural.lm import LM, Shape
@@ -76,6 +77,45 @@ def test_twenty_thousand_spaces_come_back(artifact: Path) -> None:
     codec, raw = made(artifact), b" " * 20_000
     encoded = codec.encode(raw)
     assert codec.decode_many([encoded], [len(raw)]) == [raw]
+
+
+@pytest.mark.parametrize("options", OPTIONS[:2])
+def test_a_long_document_is_read_in_pieces_with_the_same_symbols_and_anchors(
+    artifact: Path, code: list[bytes], options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, raws = made(artifact, options), [b"", code[0][:4000], code[1][: 3 * SHAPE.block], b"x", code[2][:801]]
+    expected = codec.encode_many(raws)
+    held: list[int] = []
+    encode = Neural._encode
+
+    def watched(self: Neural, pieces: list[bytes]) -> list[Encoded]:
+        held.append(sum(map(len, pieces)))
+        return encode(self, pieces)
+
+    monkeypatch.setattr(Neural, "_encode", watched)
+    monkeypatch.setattr(module, "AT_ONCE", 800)
+    for one, other in zip(codec.encode_many(raws), expected, strict=True):
+        assert np.array_equal(one.symbols, other.symbols) and np.array_equal(one.anchors, other.anchors)
+        assert one.symbols.dtype == other.symbols.dtype and one.anchors.dtype == other.anchors.dtype
+    assert max(held) <= 800 and sum(held) == sum(map(len, raws))
+
+
+def test_decoding_asks_for_no_position_that_the_model_has_not(
+    artifact: Path, code: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, raws = made(artifact), [code[0][: 2 * SHAPE.block], code[1][: SHAPE.block + 5]]
+    positions: list[int] = []
+    stream = LM.stream
+
+    def watched(self: LM, ids: np.ndarray, position: np.ndarray, attend: lm.Attend) -> tuple[np.ndarray, np.ndarray]:
+        positions.append(int(position.max()))
+        return stream(self, ids, position, attend)
+
+    encoded = codec.encode_many(raws)
+    monkeypatch.setattr(LM, "stream", watched)
+    assert codec.decode_many(encoded, [len(raw) for raw in raws]) == raws
+    assert codec.decode(encoded[0].symbols) == raws[0]
+    assert max(positions) == SHAPE.context - 1
 
 
 def test_symbols_do_not_depend_on_the_batch_the_threads_or_the_process(
@@ -244,6 +284,9 @@ def reference(model: LM, text: np.ndarray) -> np.ndarray:
     return np.log2(np.exp2(logits).sum(-1)) - logits[np.arange(len(text)), text]
 
 
-def test_products_of_int8_are_exact_here() -> None:
+def test_products_of_int8_that_saturate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     lm.expect_exact_products("cpu")
-    assert torch.__version__
+    exact = torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(-(1 << 20), 1 << 20))
+    with pytest.raises(ByteproxyError, match="inexactly"):
+        lm.expect_exact_products("cpu")
