@@ -62,7 +62,7 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "error: verb 'trian' is not known; one of train, evaluate, sample, "),
+        (["trian"], "error: verb 'trian' is not known; one of train, evaluate, translate, sample, "),
         (["train", "--stpes", "3"], "error: --stpes is not known; did you mean --steps?"),
         (["train"], "error: no shard set under data/: give --shards, or build one with `make shards CORPUS=…`"),
         (["train", "--shards", "nowhere", "--run", "r"], "error: nowhere is no shard set"),
