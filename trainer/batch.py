@@ -44,6 +44,7 @@ class Batch:
     symbols: np.ndarray  # (V + 1,) int64: counted targets, by view
     documents: int  # begun in this batch, on all ranks
     unpaired: int  # of these, could not be paired for want of anchors
+    left: int  # begun in an earlier phase of the schedule, and not gone on with
     set_bytes: np.ndarray  # (sets,) int64: bytes of text of each set, on all ranks
 
     def set_shares(self) -> dict[str, int]:
@@ -119,6 +120,7 @@ class Builder:
             symbols=symbols,
             documents=plan.documents,
             unpaired=plan.unpaired,
+            left=plan.left,
             set_bytes=self._bytes_of_sets(plan.pieces_PK),
         )
 

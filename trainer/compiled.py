@@ -8,10 +8,10 @@ from hashlib import blake2b
 from pathlib import Path
 
 from shards import schema
-from trainer import ahead, fill, memory, place, recipe, specials
+from trainer import ahead, fill, memory, place, recipe, specials, start
 
-_SOURCES = (schema, ahead, fill, memory, place, recipe, specials)
-_KEPT = ("ahead.", "fill.", "place.", "recipe.")  # how the files of the kept code begin
+_SOURCES = (schema, ahead, fill, memory, place, recipe, specials, start)
+_KEPT = ("ahead.", "fill.", "place.", "recipe.", "start.")  # how the files of the kept code begin
 _checked = False
 
 

@@ -95,6 +95,11 @@ class Config:
     steps: int = _say(1000, "optimizer steps")
     context: int = _say(512, "inputs a row")
     batch_rows: int = _say(16, "rows a step")
+    lanes: int = _say(
+        256,
+        "documents that are read side by side, or as many as rows a step if these are more: each step has rows of the "
+        "next of them, so that long documents do not fill neighbouring steps",
+    )
     batch_symbols: int = _say(
         0, "symbols a step, in place of --batch-rows: that many, of --context each; 0: as that says"
     )
@@ -203,6 +208,7 @@ class Config:
             "steps",
             "context",
             "batch_rows",
+            "lanes",
             "width",
             "layers",
             "heads",

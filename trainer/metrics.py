@@ -32,7 +32,9 @@ def step_figures(
     for view, count, text, nat in zip(views, symbols.tolist(), raw_bytes.tolist(), nats, strict=True):
         figures |= {f"symbols/{view}": count, f"bytes/{view}": text}
         if count:
-            figures |= {f"loss/{view}": nat / count, f"bpb/{view}": nat / _NATS_PER_BIT / max(text, 1)}
+            figures[f"loss/{view}"] = nat / count
+        if text:
+            figures[f"bpb/{view}"] = nat / _NATS_PER_BIT / text
     return figures
 
 

@@ -3,8 +3,8 @@
 It is a state machine over a few integers a lane. Row after row, a lane goes on with its document, and when that has
 ended takes the next; what does not fit a row goes on in the lane's next row, behind `bos` and the view's sentinel.
 
-Legend: R lanes (rows), F fields of a lane, S sets, D documents looked up, A fields of a record, P pieces, K fields of a
-piece, V compressed views.
+Legend: R rows, each of a lane; F fields of a lane, S sets, D documents looked up, A fields of a record, P pieces, K
+fields of a piece, V compressed views.
 """
 
 import numpy as np
@@ -39,7 +39,8 @@ from trainer.specials import END_OVERHEAD, PAIR_OVERHEAD, SHORTEST
 
 # A lane: the five integers of the state, then what follows from them.
 SET, NUMBER, START, PART, OFFSET, STATE_FIELDS = 0, 1, 2, 3, 4, 5
-LAYOUT, VIEW, L_ORDINAL, L_GROUP, L_ROW, L_RAW, L_LENGTH, L_ANCHORS, L_COUNT, L_DRAW, LANE_FIELDS = range(5, 16)
+LAYOUT, VIEW, L_ORDINAL, L_GROUP, L_ROW, L_RAW, L_LENGTH, L_ANCHORS, L_COUNT, L_DRAW, L_PAIRABLE = range(5, 16)
+LANE_FIELDS = 16
 # A piece: a run of one document's symbols at one place of the batch.
 P_ROW, P_AT, P_SET, P_NUMBER, P_ORDINAL, P_GROUP, P_DOC_ROW, P_STREAM, P_BEGIN, P_END, P_BOS, P_TAIL, P_TEXT = range(13)
 PIECE_FIELDS = 13
@@ -54,17 +55,20 @@ NEEDS_DOCUMENTS, DOES_NOT_FIT = -1, -1000  # minus the set, minus the lane
 
 @njit(cache=True, nogil=True)
 def plan_rows(lanes_RF, taken_S, used_S, weights_S, unit, ahead, draws, base_S, rates, shares_V,  # type: ignore[no-untyped-def]
-              row_tokens, step, pieces_PK, counts):  # fmt: skip
+              row_tokens, step, phase, pieces_PK, counts):  # fmt: skip
     """Fill the rows of one batch; returns the number of pieces, or what is missing.
 
     `ahead`, `draws`: tuples of each set's records (D, A) and draws (D,), which begin at running count `base_S`.
     `rates`: (share of compressed streams, probability of a pair, is the mode parallel, probability of turns, bytes of a
-    part in these). `shares_V`: cumulated.
-    `counts`: (2,) documents begun, of these not pairable. On a negative result everything given is spoilt.
+    part in these). `shares_V`: cumulated. `phase`: the step that the schedule's present phase began at.
+    `counts`: (3,) documents begun, of these not pairable; left. On a negative result everything given is spoilt.
     """
     pieces = 0
     for r in range(len(lanes_RF)):
         lane, at = lanes_RF[r], 0
+        if lane[NUMBER] >= 0 and lane[START] < phase and not is_kept(lane, rates):
+            lane[NUMBER] = -1
+            counts[2] += 1
         while row_tokens - at >= SHORTEST:
             if lane[NUMBER] < 0:
                 s = next_set(used_S, weights_S)
@@ -114,20 +118,30 @@ def next_document(records_DA, index):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def open_document(lane, record, draw, rates, shares_V):  # type: ignore[no-untyped-def]
     """Decide a document's layout and view; returns 1 if it could not become a pair for want of anchors."""
-    compressed, pair, parallel, switch, _ = rates
     view = choose_view(draw, shares_V)
     at = RECORD + VIEW_RECORD * (view - 1)
-    pairable = view > 0 and record[at + PAIRABLE] != 0
-    layout = PARALLEL if parallel else layout_of(draw, compressed, pair if pairable else 0.0)
-    if switch > 0.0 and pairable and record[at + ANCHOR_COUNT] > 2 and is_switched(draw, switch):
-        layout = SWITCH  # there is an anchor between the ends
-    lane[LAYOUT], lane[VIEW], lane[L_DRAW] = layout, view, np.int64(draw)
-    lane[L_ORDINAL], lane[L_GROUP] = record[ORDINAL], record[GROUP]
-    lane[L_ROW], lane[L_RAW] = record[ROW], record[RAW_LENGTH]
+    lane[VIEW], lane[L_DRAW], lane[L_ORDINAL], lane[L_GROUP] = view, np.int64(draw), record[ORDINAL], record[GROUP]
+    lane[L_ROW], lane[L_RAW], lane[L_PAIRABLE], lane[L_COUNT] = record[ROW], record[RAW_LENGTH], 0, 0
     if view > 0:
-        lane[L_LENGTH] = record[at + LENGTH]
+        lane[L_LENGTH], lane[L_PAIRABLE] = record[at + LENGTH], record[at + PAIRABLE]
         lane[L_ANCHORS], lane[L_COUNT] = record[at + ANCHORS], record[at + ANCHOR_COUNT]
-    return 1 if view > 0 and pair > 0.0 and not pairable else 0
+    lane[LAYOUT] = choose_layout(draw, lane[L_PAIRABLE] != 0, lane[L_COUNT], rates)
+    return 1 if view > 0 and rates[1] > 0.0 and not lane[L_PAIRABLE] else 0
+
+
+@njit(cache=True, nogil=True)
+def choose_layout(draw, pairable, anchors, rates):  # type: ignore[no-untyped-def]
+    """The layout of a document with this draw and so many anchors in its view."""
+    compressed, pair, parallel, switch, _ = rates
+    if switch > 0.0 and pairable and anchors > 2 and is_switched(draw, switch):
+        return SWITCH  # there is an anchor between the ends
+    return PARALLEL if parallel else layout_of(draw, compressed, pair if pairable else 0.0)
+
+
+@njit(cache=True, nogil=True)
+def is_kept(lane, rates):  # type: ignore[no-untyped-def]
+    """Whether a document that was begun in an earlier phase of the schedule would be laid out alike in this one."""
+    return lane[LAYOUT] == choose_layout(np.uint64(lane[L_DRAW]), lane[L_PAIRABLE] != 0, lane[L_COUNT], rates)
 
 
 @njit(cache=True, nogil=True)

@@ -1,11 +1,15 @@
 """The planner: from a state to the pieces of the next global batch and the next state; pure, and without torch.
 
-A batch of R rows is R lanes. A lane follows one document after another; what does not fit a row goes on in the lane's
-next row, behind `bos` and the sentinel of the view. A row of T inputs is T + 1 tokens:
+A batch of R rows is cut from R lanes, and the next batch from R others, until all of the run's L lanes had a turn: so
+that neighbouring batches are not of the same few long documents. A lane follows one document after another; what does
+not fit a row goes on in the lane's next row, behind `bos` and the sentinel of the view. A row of T inputs is T + 1
+tokens:
 
     bos <raw> b b b b </raw> eos | bos <v> s s s s s s ...cut    next row:  bos <v> s s </v> eos | ...
 
-A document's layout is fixed when it starts, and follows from the step that its first row is built for. So the state is
+A document's layout is fixed when it starts, and follows from the step that its first row is built for; one that a later
+phase of the schedule would lay out otherwise is left when its lane's turn comes there, or a phase would end only with
+the documents that it began. So the state is
 a few counters a set and five integers a lane, every rank can run the same planner, and a resume is exact. The rows are
 laid out in `place.py`; what it needs to know of the documents that come next is looked up by `ahead.py`.
 """
@@ -19,12 +23,12 @@ import numpy as np
 from shards.errors import ByteproxyError
 from shards.manifest import View
 from shards.pointers import Pointers
-from trainer import place
+from trainer import place, start
 from trainer.ahead import Ahead, Source, columns_of
 from trainer.compiled import forget_stale
-from trainer.order import Order
+from trainer.order import Order, permute
 from trainer.place import CUT, DONE, PIECE_FIELDS, STATE_FIELDS
-from trainer.recipe import Rates, Schedule, rates_at
+from trainer.recipe import Rates, Schedule, phase_at, rates_at
 from trainer.specials import END_OVERHEAD, PAIR_OVERHEAD, SHORTEST
 
 UNITS = ("documents", "bytes", "symbols")  # of the weights of sets; by the numbers of place.BY_*
@@ -37,6 +41,8 @@ class PlanConfig(Schedule, Protocol):
     def context(self) -> int: ...
     @property
     def batch_rows(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
     @property
     def switch_bytes(self) -> int: ...
     @property
@@ -78,6 +84,7 @@ class Plan:
     pieces_PK: np.ndarray  # (P, PIECE_FIELDS) int64; reused by the planner: good until the next plan
     documents: int  # begun in this batch
     unpaired: int  # of these, could not be paired for want of anchors
+    left: int = 0  # begun in an earlier phase of the schedule, and not gone on with in this one
 
     @property
     def pieces(self) -> list[Piece]:
@@ -102,16 +109,16 @@ class PlanState:
     step: int
     taken_S: np.ndarray  # documents taken, by set
     used_S: np.ndarray  # the same in the unit of the sets' weights
-    lanes_RF: np.ndarray  # (R, STATE_FIELDS) int64
+    lanes_LF: np.ndarray  # (L, STATE_FIELDS) int64
 
     @property
     def lanes(self) -> list[Lane]:
         """The lanes with their fields named."""
-        return [Lane(*lane) for lane in self.lanes_RF.tolist()]
+        return [Lane(*lane) for lane in self.lanes_LF.tolist()]
 
     def to_json(self) -> dict[str, Any]:
         return {"step": self.step, "taken": self.taken_S.tolist(), "used": self.used_S.tolist(),
-                "lanes": self.lanes_RF.tolist()}  # fmt: skip
+                "lanes": self.lanes_LF.tolist()}  # fmt: skip
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> "PlanState":
@@ -131,6 +138,7 @@ class Planner:
         forget_stale()
         self.sources, self.views, self.config = list(sources), list(views), config
         self.row_tokens = config.context + 1
+        self.turns = max(1, -(-config.lanes // config.batch_rows))  # steps in which each lane gets a row
         shortest = self.shortest_context(views, config)
         if config.context < shortest:
             raise ByteproxyError(
@@ -172,32 +180,61 @@ class Planner:
 
     def initial(self) -> PlanState:
         """The state before the first batch."""
-        lanes_RF = np.zeros((self.config.batch_rows, STATE_FIELDS), np.int64)
-        lanes_RF[:, place.NUMBER] = -1
+        lanes_LF = np.zeros((self.turns * self.config.batch_rows, STATE_FIELDS), np.int64)
+        lanes_LF[:, place.NUMBER] = -1
+        if self.config.lanes > 1 and not self.config.shuffle_window:
+            self._start_within(lanes_LF)
         nothing_S = np.zeros(len(self.sources), np.int64)
-        return PlanState(0, nothing_S, nothing_S, lanes_RF)
+        return PlanState(0, nothing_S, nothing_S, lanes_LF)
+
+    def _start_within(self, lanes_LF: np.ndarray) -> None:
+        """Put the lanes at places spread evenly over the text of many documents, of an order of their own."""
+        share_S = self._weights_S
+        if self.config.mix_by == "documents":  # how much of the text
+            share_S = share_S * [
+                sum(file.symbols["raw"] for file in s.split.files) / len(s.split) for s in self.sources
+            ]
+        ends_S = np.rint(len(lanes_LF) * np.cumsum(share_S) / max(share_S.sum(), 1e-9)).astype(np.int64).tolist()
+        # neighbours lie in different documents
+        order_L = permute(np.arange(len(lanes_LF)), len(lanes_LF), self.config.seed, 0, b"lanes")
+        for number, first, end in zip(range(len(self.sources)), [0, *ends_S], ends_S, strict=False):
+            n = self.orders[number].n
+            count, size = n * start.EARLIER, min(n, start.DOCUMENTS_A_LANE * (end - first))
+            records_DA, draws_D = self._ahead[number].look_up(count, size, False)
+            numbers = self._numbers(rates_at(self.config, 0, self._bytes_per_symbol))
+            which_L, fraction_L = start.spread(records_DA, draws_D, numbers, self._shares_V, end - first)
+            for lane, which, fraction in zip(order_L[first:end], which_L, fraction_L, strict=True):
+                if which >= 0:
+                    full = np.zeros(place.LANE_FIELDS, np.int64)
+                    full[place.SET], full[place.NUMBER] = number, count + which
+                    self._open(full)
+                    start.enter(full, fraction)
+                    lanes_LF[lane] = full[:STATE_FIELDS]
 
     def next(self, state: PlanState) -> tuple[Plan, PlanState]:
         """The next global batch, and the state after it."""
-        full_RF = self._lanes[1] if self._lanes and self._lanes[0] is state else self._restore(state)
+        full_LF = self._lanes[1] if self._lanes and self._lanes[0] is state else self._restore(state)
+        first = state.step % self.turns * self.config.batch_rows
         rates = rates_at(self.config, state.step, self._bytes_per_symbol)
         unit = UNITS.index(self.config.mix_by)
         self._forget(state, rates.anchors)
         while True:
-            lanes_RF, taken_S, used_S = full_RF.copy(), state.taken_S.copy(), state.used_S.copy()
-            counts = np.zeros(2, np.int64)
+            lanes_LF, taken_S, used_S = full_LF.copy(), state.taken_S.copy(), state.used_S.copy()
+            lanes_RF = lanes_LF[first : first + self.config.batch_rows]
+            counts = np.zeros(3, np.int64)
             found = place.plan_rows(
                 lanes_RF, taken_S, used_S, self._weights_S, unit, tuple(ahead.records_DA for ahead in self._ahead),
                 tuple(ahead.draws_D for ahead in self._ahead), np.array([ahead.base for ahead in self._ahead]),
-                self._numbers(rates), self._shares_V, self.row_tokens, state.step, self._pieces_PK, counts,
+                self._numbers(rates), self._shares_V, self.row_tokens, state.step, phase_at(self.config, state.step),
+                self._pieces_PK, counts,
             )  # fmt: skip
             if found >= 0:
                 break
             if found <= place.DOES_NOT_FIT:
                 raise self._does_not_fit(lanes_RF[place.DOES_NOT_FIT - found])
             self._ahead[place.NEEDS_DOCUMENTS - found].extend(pairs=rates.anchors)
-        after = PlanState(state.step + 1, taken_S, used_S, lanes_RF[:, :STATE_FIELDS].copy())
-        self._lanes = after, lanes_RF
+        after = PlanState(state.step + 1, taken_S, used_S, lanes_LF[:, :STATE_FIELDS].copy())
+        self._lanes = after, lanes_LF
         return Plan(state.step, self._pieces_PK[:found], *counts.tolist()), after
 
     def plans(self, state: PlanState) -> Iterator[tuple[Plan, PlanState]]:
@@ -217,21 +254,26 @@ class Planner:
 
     def _restore(self, state: PlanState) -> np.ndarray:
         """The lanes of a state with the fields that follow from it: each document is opened again, as it was then."""
-        if len(state.lanes_RF) != self.config.batch_rows or len(state.taken_S) != len(self.sources):
+        expected = self.turns * self.config.batch_rows
+        if len(state.lanes_LF) != expected or len(state.taken_S) != len(self.sources):
             raise ByteproxyError(
-                f"a state of {len(state.lanes_RF)} rows and {len(state.taken_S)} sets found, "
-                f"{self.config.batch_rows} and {len(self.sources)} expected: a run keeps its global batch and its sets"
+                f"a state of {len(state.lanes_LF)} lanes and {len(state.taken_S)} sets found, {expected} and "
+                f"{len(self.sources)} expected: a run keeps its global batch, its --lanes (before there were any, as "
+                "many as rows a step: --lanes 1) and its sets"
             )
-        lanes_RF = np.zeros((len(state.lanes_RF), place.LANE_FIELDS), np.int64)
-        lanes_RF[:, :STATE_FIELDS] = state.lanes_RF
+        lanes_LF = np.zeros((len(state.lanes_LF), place.LANE_FIELDS), np.int64)
+        lanes_LF[:, :STATE_FIELDS] = state.lanes_LF
         for number, ahead in enumerate(self._ahead):
             ahead.clear(int(state.taken_S[number]))
-        for lane in (lane for lane in lanes_RF if lane[place.NUMBER] >= 0):
-            rates = rates_at(self.config, int(lane[place.START]), self._bytes_per_symbol)
-            ahead = self._ahead[lane[place.SET]]
-            records_DA, draws_D = ahead.look_up(int(lane[place.NUMBER]), 1, rates.anchors)
-            place.open_document(lane, records_DA[0], draws_D[0], self._numbers(rates), self._shares_V)
-        return lanes_RF
+        for lane in (lane for lane in lanes_LF if lane[place.NUMBER] >= 0):
+            self._open(lane)
+        return lanes_LF
+
+    def _open(self, lane: np.ndarray) -> None:
+        """Lay a lane's document out as it was when it began."""
+        rates = rates_at(self.config, int(lane[place.START]), self._bytes_per_symbol)
+        records_DA, draws_D = self._ahead[lane[place.SET]].look_up(int(lane[place.NUMBER]), 1, rates.anchors)
+        place.open_document(lane, records_DA[0], draws_D[0], self._numbers(rates), self._shares_V)
 
     def _numbers(self, rates: Rates) -> tuple[float, float, bool, float, int]:
         parallel = self.config.mode == "parallel"
@@ -240,8 +282,8 @@ class Planner:
     def _forget(self, state: PlanState, pairs: bool) -> None:
         """Let go of documents that are behind every lane; look again where pairs have come into force since."""
         for number, ahead in enumerate(self._ahead):
-            mine = state.lanes_RF[:, place.SET] == number
-            ahead.drop(int(state.taken_S[number]), set(state.lanes_RF[mine, place.NUMBER].tolist()), pairs)
+            mine = state.lanes_LF[:, place.SET] == number
+            ahead.drop(int(state.taken_S[number]), set(state.lanes_LF[mine, place.NUMBER].tolist()), pairs)
 
     def _does_not_fit(self, lane: np.ndarray) -> ByteproxyError:
         ordinal, view = int(lane[place.L_ORDINAL]), self.views[lane[place.VIEW] - 1].name

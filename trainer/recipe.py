@@ -86,7 +86,7 @@ def rates_at(config: Schedule, step: int, bytes_per_symbol: float = 1.0) -> Rate
         return Rates(0.0)
     if config.mode == "tokens":
         return Rates(1.0)
-    warm, cold = round(config.translation * config.steps), config.steps - round(config.anneal * config.steps)
+    warm, cold = boundaries(config)
     if step >= cold:
         return Rates(config.pairs / (1 + config.pairs), config.pairs)
     if step < warm:
@@ -100,6 +100,17 @@ def rates_at(config: Schedule, step: int, bytes_per_symbol: float = 1.0) -> Rate
     most = most_pairs(rate)
     pair = most if step < warm else min(config.pairs, most)
     return Rates(rate, pair, config.switch if config.mode == "proxy" else 0.0)
+
+
+def phase_at(config: Schedule, step: int) -> int:
+    """The step at which the phase of the schedule that `step` lies in began: warm-up, steady phase or annealing."""
+    warm, cold = boundaries(config)
+    return cold if step >= cold else warm if step >= warm else 0
+
+
+def boundaries(config: Schedule) -> tuple[int, int]:
+    """The steps at which the steady phase and the annealing begin."""
+    return round(config.translation * config.steps), config.steps - round(config.anneal * config.steps)
 
 
 @njit(cache=True, nogil=True)

@@ -134,7 +134,7 @@ def _train(
             step += 1
             totals.add(batch)
             plain = {"step": step, "lr": rate, "documents": batch.documents, "unpaired": batch.unpaired}
-            plain |= console.tick() | {"waited": round(batches.waited, 6)} | batch.set_shares()
+            plain |= {"left": batch.left} | console.tick() | {"waited": round(batches.waited, 6)} | batch.set_shares()
             metrics.add(plain, batch.symbols, batch.raw_bytes, torch.cat((nats, norm[None])))
             last = step == config.steps
             saving = last or stopping or (config.checkpoint_every and step % config.checkpoint_every == 0)

@@ -12,7 +12,7 @@ from trainer.config import Config, make_config
 
 TINY = {
     "preset": "demo", "width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp": 64, "context": 272,
-    "batch_rows": 4, "steps": 12, "warmup_steps": 2, "dtype": "float32", "threads": 1, "device": "cpu",
+    "batch_rows": 4, "lanes": 8, "steps": 12, "warmup_steps": 2, "dtype": "float32", "threads": 1, "device": "cpu",
     "checkpoint_every": 4, "eval_every": 6, "eval_bytes": 2000, "log_every": 3, "lr": 1e-2, "anneal": 0.3,
     "translation": 0.4, "compile": "off",
 }  # fmt: skip

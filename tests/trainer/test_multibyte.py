@@ -60,7 +60,7 @@ def test_targets_are_the_bytes_so_far_ahead_in_the_same_piece_of_a_document_and_
             index_C, targets_C = targets_ahead(rows, offset)
             assert dict(zip(index_C.tolist(), targets_C.tolist(), strict=True)) == expected
             assert len(index_C) == len(expected)
-    assert pieces_seen > 40
+    assert pieces_seen > 20
 
 
 def test_a_masked_document_gives_no_target_to_any_head(tiny_set: ShardSet, tiny_config: Config) -> None:
@@ -121,7 +121,7 @@ def test_the_second_head_learns_a_periodic_text(tiny_config: Config) -> None:
 
 
 def test_a_run_with_heads_resumes_bit_for_bit_and_names_its_losses(tiny_config: Config) -> None:
-    config = dataclasses.replace(tiny_config, multi_byte=3, steps=8, eval_every=0, keep=0)
+    config = dataclasses.replace(tiny_config, multi_byte=3, rate=0.5, steps=8, eval_every=0, keep=0)
     train(config)
     run, last = Path(config.run), checkpoint.folder_of(Path(config.run), 8)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

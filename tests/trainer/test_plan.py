@@ -20,7 +20,9 @@ from trainer.batch import Batch, Buffers, Builder
 from trainer.loader import Loader, rows_of_rank
 from trainer.place import CUT, DONE, JOIN
 from trainer.plan import Plan, Planner, PlanState
+from trainer.recipe import phase_at, rates_at
 from trainer.specials import BOS, EOS, PAD, SPECIALS, closer, opener
+from trainer.start import EARLIER
 
 ARRAYS = ("ids_RT", "targets_RT", "counted_RT", "views_RT", "positions_RT", "cu_seqlens", "symbols", "raw_bytes")
 
@@ -42,6 +44,7 @@ class PlanSettings:
     rate_unit: str = "documents"
     context: int = 300
     batch_rows: int = 3
+    lanes: int = 1
     shuffle_window: int = 0
     mix_by: str = "bytes"
     check: str = "fail"
@@ -84,6 +87,7 @@ CONFIGS = st.builds(
     rate_end=st.sampled_from([-1.0, 0.0, 1.0]),
     context=st.sampled_from([261, 262, 300, 301, 2000]),
     batch_rows=st.integers(1, 9),
+    lanes=st.sampled_from([1, 2, 9, 20]),
     translation=st.sampled_from([0.0, 0.5, 1.0]),
     anneal=st.just(0.0),
     shuffle_window=st.sampled_from([0, 1, 2, 9]),
@@ -92,20 +96,32 @@ COMMON = settings(max_examples=20, deadline=None, suppress_health_check=[HealthC
 
 
 @COMMON
-@given(CONFIGS)
+@given(CONFIGS, st.sampled_from([40, 4000]))
 def test_every_symbol_of_every_documents_layout_is_a_target_exactly_once_an_epoch(
-    mixed: ShardSet, config: PlanSettings
+    mixed: ShardSet, config: PlanSettings, steps: int
 ) -> None:
+    """But for those, where a phase of the schedule ends within the epoch, that the next one would lay out otherwise."""
+    config = replace(config, steps=steps)
     split, views = mixed.split("train"), views_of(mixed, config)
     planner = planner_of(mixed, config)
     seen: Counter[tuple[int, int, int]] = Counter()  # (document's number, view, symbol); -1 for the closer at its end
-    state = planner.initial()
+    state, left = planner.initial(), set[int]()
     while state.taken_S[0] < len(split) or any(0 <= lane.number < len(split) for lane in state.lanes):
+        first = state.step % planner.turns * config.batch_rows
+        turn = [lane.number for lane in state.lanes[first : first + config.batch_rows]]
         plan, state = planner.next(state)
+        rows = {(piece.row, piece.number) for piece in plan.pieces}
+        gone = [number for row, number in enumerate(turn) if number >= 0 and (row, number) not in rows]
+        assert len(gone) == plan.left
+        left.update(gone)
         for piece in plan.pieces:
+            if piece.number >= len(split) * EARLIER:  # what the lanes stood in at the start, maybe several in one
+                continue
             seen.update((piece.number, piece.view, symbol) for symbol in range(piece.begin, piece.end))
             seen[piece.number, piece.view, -1] += piece.tail in (JOIN, DONE)
-    for number in range(len(split)):
+    assert not left or steps == 40
+    assert max(seen.values()) == 1
+    for number in sorted(set(range(len(split))) - left):
         layout = {view for (document, view, _) in seen if document == number}
         assert layout
         for view in layout:
@@ -117,7 +133,7 @@ def test_every_symbol_of_every_documents_layout_is_a_target_exactly_once_an_epoc
 @given(CONFIGS)
 def test_one_epoch_of_one_lane_lays_each_document_out_once_and_in_order(mixed: ShardSet, config: PlanSettings) -> None:
     """Read the stream back from the batches' own arrays, and decode it: the documents, whole."""
-    config = replace(config, batch_rows=1, steps=4000)
+    config = replace(config, batch_rows=1, lanes=1, steps=4000)
     split, views = mixed.split("train"), views_of(mixed, config)
     planner = planner_of(mixed, config)
     build = builder_of(planner, config)
@@ -260,17 +276,56 @@ def test_a_document_without_inner_anchors_that_does_not_fit_takes_one_view_and_i
 
 
 def test_the_layout_follows_from_the_step_at_which_the_document_starts(mixed: ShardSet) -> None:
-    """The annealing begins at a step; documents under way keep their view."""
-    config = PlanSettings(translation=0.0, anneal=0.5, steps=60, batch_rows=2)
-    started: dict[tuple[int, int], int] = {}
-    kept = 0
-    for plan, _, state in batches(mixed, config):
+    """The share of compressed streams falls within a phase; documents under way keep their view."""
+    config = PlanSettings(translation=0.0, anneal=0.0, rate=1.0, rate_end=0.0, steps=200, batch_rows=2)
+    planner, views, kept = planner_of(mixed, config), dict[int, int](), 0
+    for plan, state in planner.plans(planner.initial()):
+        assert not plan.left
         for piece in plan.pieces:
-            if plan.step >= 30 and piece.begin == 0:
-                started[plan.step, piece.ordinal] = piece.view
-            kept += plan.step >= 30 and piece.view == 1
-        assert state.step == plan.step + 1
-    assert started and set(started.values()) == {0} and kept
+            assert views.setdefault(piece.number, piece.view) == piece.view
+        for lane in state.lanes:
+            rate = rates_at(config, lane.start).compressed
+            kept += lane.number >= 0 and rate > rates_at(config, plan.step).compressed and lane.offset > 0
+    assert kept and set(views.values()) == {0, 1}
+
+
+@pytest.mark.parametrize("lanes", [2, 12])
+@pytest.mark.parametrize("pairs", [0.0, 0.3])
+def test_a_document_that_a_later_phase_would_lay_out_otherwise_is_left_there(
+    mixed: ShardSet, lanes: int, pairs: float
+) -> None:
+    """So the annealing reads raw bytes alone (and pairs) from its first step, however long the documents under way."""
+    config = PlanSettings(translation=0.3, anneal=0.4, pairs=pairs, steps=100, batch_rows=2, lanes=lanes, seed=3)
+    planner, left, kept = planner_of(mixed, config), Counter[int](), 0
+    for plan, state in planner.plans(planner.initial()):
+        phase = 0 if plan.step < 30 else 30 if plan.step < 60 else 60
+        assert phase == phase_at(config, plan.step)
+        left[phase] += plan.left
+        paired = {piece.number for piece in plan.pieces if not piece.bos}
+        for piece in plan.pieces if phase == 60 else ():
+            assert piece.view == 0 or piece.number in paired
+        kept += phase == 60 and any(0 < lane.start < 60 for lane in state.lanes)
+    assert not left[0] and left[60] and (kept or lanes == 2)
+    assert left[30] + left[60] <= 2 * lanes
+
+
+def test_each_lane_has_its_turn_and_its_rows_follow_one_another(mixed: ShardSet) -> None:
+    """10 lanes wanted, 3 rows a step: 12 lanes, a row each in four steps."""
+    config = PlanSettings(mode="bytes", batch_rows=3, lanes=10, steps=40)
+    planner, ends = planner_of(mixed, config), dict[tuple[int, int], tuple[int, int]]()
+    longest = 0
+    for plan, state in planner.plans(planner.initial()):
+        assert len(state.lanes) == 12
+        for row in range(3):
+            pieces = [piece for piece in plan.pieces if piece.row == row]
+            lane = plan.step % 4, row
+            if lane in ends:
+                assert (pieces[0].number, pieces[0].begin) == ends[lane]
+                longest = max(longest, pieces[0].begin)
+            ends.pop(lane, None)
+            if pieces[-1].tail == CUT:
+                ends[lane] = pieces[-1].number, pieces[-1].end
+    assert longest > 5 * config.context
 
 
 def test_a_row_that_begins_inside_a_document_begins_with_bos_and_the_views_sentinel(mixed: ShardSet) -> None:
@@ -293,7 +348,7 @@ def test_a_context_too_short_for_the_sentinels_is_refused(mixed: ShardSet, mode:
 
 def test_a_state_of_another_global_batch_is_refused(mixed: ShardSet) -> None:
     state = planner_of(mixed, PlanSettings(batch_rows=4)).initial()
-    with pytest.raises(ByteproxyError, match="a state of 4 rows and 1 sets found, 3 and 1 expected"):
+    with pytest.raises(ByteproxyError, match=r"a state of 4 lanes and 1 sets found, 3 and 1 expected.*--lanes 1"):
         planner_of(mixed, PlanSettings()).next(state)
 
 
@@ -358,3 +413,31 @@ def test_a_row_full_of_pairs_of_an_empty_document(mixed: ShardSet) -> None:
     for row in rows:
         assert config.context + 1 - 6 < sum(piece.length for piece in row) <= config.context + 1
     assert len(plan.pieces) > config.batch_rows * (config.context // 4 + 1)
+
+
+@COMMON
+@given(CONFIGS)
+def test_lanes_begin_evenly_spread_over_the_text_in_an_order_of_their_own(
+    mixed: ShardSet, config: PlanSettings
+) -> None:
+    """So the first lanes lie in documents by their length as laid out, at any place in them."""
+    config = replace(config, batch_rows=5, lanes=400, shuffle_window=0, views="sentencepiece")
+    planner, split = planner_of(mixed, config), mixed.split("train")
+    state = planner.initial()
+    assert state.to_json() == planner_of(mixed, config).initial().to_json()
+    assert len(state.lanes) == 400 and all(lane.number >= len(split) * EARLIER for lane in state.lanes)
+    held = Counter(planner.orders[0][lane.number] for lane in state.lanes)
+    if config.mode == "bytes":
+        total = sum(split.length("raw", ordinal) for ordinal in range(len(split)))
+        for ordinal in range(len(split)):
+            assert abs(held[ordinal] - 400 * split.length("raw", ordinal) / total) <= 1
+    longest = max(held, key=held.__getitem__)
+    within = {(lane.part, lane.offset) for lane in state.lanes if planner.orders[0][lane.number] == longest}
+    assert len(within) > 0.9 * held[longest]  # not all at one place
+    _, after = planner.next(state)
+    assert after.taken_S[0] <= len(split)
+
+
+def test_with_a_window_of_shards_or_one_lane_all_begin_with_a_document(mixed: ShardSet) -> None:
+    for config in (PlanSettings(lanes=9, shuffle_window=1), PlanSettings(lanes=1)):
+        assert {lane.number for lane in planner_of(mixed, config).initial().lanes} == {-1}

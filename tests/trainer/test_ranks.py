@@ -44,7 +44,7 @@ def same_batches(found: list[dict[str, float]], expected: list[dict[str, float]]
     assert [entry["step"] for entry in found] == [entry["step"] for entry in expected]
     for ours, theirs in zip(found, expected, strict=True):
         for key in theirs:
-            if key.startswith(("symbols/", "bytes/")) or key in ("documents", "unpaired", "lr"):
+            if key.startswith(("symbols/", "bytes/")) or key in ("documents", "unpaired", "left", "lr"):
                 assert ours[key] == theirs[key], key
             elif key.startswith("loss") or key == "grad_norm":
                 assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key

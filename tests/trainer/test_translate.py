@@ -32,7 +32,7 @@ PAIRS = {"translation": 1.0, "rate_start": 0.5, "rate": 0.5, "anneal": 0.0, "vie
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_segment_is_laid_out_as_the_planner_lays_out_a_pair(seed: int, tiny_set: ShardSet) -> None:
     val, views, ends = tiny_set.split("val"), [tiny_set.view("sentencepiece")], set()
-    config = make_config({**TINY, **PAIRS, "seed": seed, "steps": 12})
+    config = make_config({**TINY, **PAIRS, "seed": seed, "steps": 40})
     with Loader([Source(val)], views, config, prefetch=0) as loader:
         planner, state, seen = loader.planner, loader.planner.initial(), 0
         for batch, _ in loader:

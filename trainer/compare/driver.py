@@ -92,7 +92,7 @@ class Stop:
 def drive(runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], None], jobs: int = 1) -> bool:
     """Do what is not done yet, `jobs` runs at once; returns whether all is. `rate`: FLOPs a second to guess the time
     left by, 0: unknown. Where a run fails, the others save a checkpoint before that is raised."""
-    waiting = [run for run in runs if not run.done]
+    waiting = list({run.folder: run for run in runs if not run.done}.values())  # two arms may be one run
     if waiting:
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done, {_left(runs, rate, jobs)}")
     with ThreadPoolExecutor(jobs) as pool:
