@@ -100,7 +100,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, ShardSet, str
     opened = ShardSet.open(build_set(folder / "set", [*texts[8:], noise], texts[:8], "sentencepiece:vocab=512"))
     config = make_config({
         **TINY, "shards": str(folder / "set"), "run": str(folder / "run"), "steps": 48, "seed": 3, "batch_rows": 2,
-        "checkpoint_every": 5, "eval_every": 0, "log_every": 4, "keep": 0, "translation": 0.2,
+        "checkpoint_every": 5, "eval_every": 0, "log_every": 4, "keep": 0, "translation": 0.2, "lanes": 2,
     })  # fmt: skip
     split = opened.split("train")
     (identity,) = (split.id(i).hex() for i in range(len(split)) if bytes(split.raw(i)) == noise)
