@@ -18,14 +18,19 @@ import numba
 import numpy as np
 
 from shards.codecs.base import MAX_DOCUMENT, Codec, Encoded, read_fitted
+from shards.codecs.ngram import fit, model
 from shards.codecs.ngram.fit import entropies, fit_tables, joined
 from shards.codecs.ngram.model import FIRST, RECORD, REST, ROW, SHARE, TOTAL, Tables, decode, read_weights
+from shards.codecs.windows import coder, segments
 from shards.codecs.windows.coder import CORRUPT, alphabet, encode_windows, new_states
 from shards.codecs.windows.segments import LONGEST, Thresholds, anchors, segment_ends
+from shards.compiled import forget_stale
 from shards.errors import ByteproxyError
 
 GAP = 128  # bytes between anchors, at most
 RECORDS, ROWS, FACTS = "records.npy", "rows.npy", "ngram.json"
+
+_SOURCES = (coder, segments, fit, model)  # of the compiled code of this folder
 
 
 class NGram(Codec):
@@ -40,6 +45,7 @@ class NGram(Codec):
 
     def __init__(self, settings: Mapping[str, Any], tables: Tables, thresholds: Thresholds) -> None:
         super().__init__(settings)
+        forget_stale(model.decode, _SOURCES)
         self.tables, self.thresholds = tables, thresholds
         self.ids = alphabet(settings["window"])
         self.alphabet, self.width = self.ids.size, self.ids.width
@@ -55,6 +61,7 @@ class NGram(Codec):
         documents = [raw for raw in sample if raw]
         if not documents:
             raise ByteproxyError("codec ngram: the sample has no text to count")
+        forget_stale(model.decode, _SOURCES)
         by_segment = settings["context"] == "segment"
         return cls(settings, *fit_tables(documents, 1 << settings["table"], settings["segment"], by_segment))
 
