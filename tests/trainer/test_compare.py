@@ -15,7 +15,7 @@ from trainer.compare.cli import solve_all
 from trainer.compare.driver import FIGURES, Run, Stop, drive, flags_of
 from trainer.compare.flops import Work
 from trainer.compare.plan_file import PlanFile, read_plan
-from trainer.compare.results import collect, table_rows
+from trainer.compare.results import collect, equivalent, table_rows
 from trainer.compare.solve import Solved
 from trainer.config import make_config, parse_flags
 
@@ -67,6 +67,8 @@ def plan(tmp_path: Path) -> Callable[..., PlanFile]:
         ("flops = [5e8]", "flops = [-1]", r"\[sizes\.tiny\] flops = \[-1\] found, a list of numbers over 0"),
         ('mode = "bytes"', 'mode = "bytes"\nwidth = 64', r"\[arms\.bytes\] width: arms are compared with"),
         ('mode = "bytes"', 'mode = "bytes"\nsizes = ["huge"]', r"\[arms\.bytes\] sizes: huge found, of the sizes tiny"),
+        ('mode = "bytes"', 'mode = "bytes"\nflops = [7e8]', r"\[arms\.bytes\] flops: 7e\+08 found, of .* 5e\+08 exp"),
+        ('mode = "bytes"', 'mode = "bytes"\nbytes = [1e6]', r"\[arms\.bytes\] bytes: 1e\+06 found, of .* none exp"),
         ('mode = "bytes"', 'mode = "bytes"\nsteps = 5', r"\[arms\.bytes\]: key 'steps' is the driver's to set"),
         ("seeds = [0]", 'seeds = [0]\nagainst = "gold"', r"against = 'gold' found, one of the arms bytes, proxy"),
         ("seeds = [0]", "seeds = [0]\ntranslate = -1", r"small\.toml: translate = -1 found, a whole number from 0"),
@@ -154,6 +156,23 @@ def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFi
     assert [row["translated"] for row in rows] == ["", "sentencepiece 50.0% -0.250"]
     (runs[1].folder / "result.json").unlink()
     assert not collect(read, runs, tables)["complete"]
+
+
+def test_arms_run_to_the_marks_they_are_restricted_to(plan: Callable[..., PlanFile]) -> None:
+    read = plan(PLAN.replace("[5e8]", "[5e8, 6e8]\nbytes = [1e6]").replace('= "bytes"', '= "bytes"\nflops = [6e8]'))
+    found = [(run.arm, run.unit, run.mark) for run in wanted_runs(read, "set")]
+    assert found == [("proxy", "flops", 5e8), ("bytes", "flops", 6e8), ("proxy", "flops", 6e8),
+                     ("bytes", "bytes", 1e6), ("proxy", "bytes", 1e6)]  # fmt: skip
+
+
+def test_what_a_score_is_worth_is_read_off_the_curve_it_is_held_against() -> None:
+    curve = [(1e9, 2.0), (4e9, 1.0), (16e9, 0.8)]
+    assert equivalent(curve, 2.0) == pytest.approx(1e9) and equivalent(curve, 0.8) == pytest.approx(16e9)
+    assert equivalent(curve, 2.0**0.5) == pytest.approx(2e9)  # a power law: half of the way in both logarithms
+    assert equivalent(curve, 0.8**1.25) == pytest.approx(16e9 * 4**0.25)  # a little beyond the last mark
+    assert equivalent(curve, 0.5) is None and equivalent(curve, 3.0) is None  # too far beyond
+    assert equivalent(curve[:1], 1.5) is None  # a point is no curve
+    assert equivalent([(1e9, 1.0), (4e9, 2.0)], 1.5) is None  # nor is one that rises
 
 
 def test_what_is_left_to_score_follows_from_the_files_and_needs_a_checkpoint_for_translation(

@@ -37,7 +37,7 @@ def wanted_runs(plan: PlanFile, shards: str) -> list[Wanted]:
     found = []
     for number in range(max(len(arm.seeds) for arm in plan.arms)):
         for size, unit, mark in marks:
-            for arm in (arm for arm in plan.arms if size.name in arm.sizes and number < len(arm.seeds)):
+            for arm in (arm for arm in plan.arms if arm.runs_to(size, unit, mark) and number < len(arm.seeds)):
                 seed = arm.seeds[number]
                 if size.seeds is None or seed in size.seeds:
                     config, views = _config(plan, size, arm, {"shards": shards, "seed": seed})

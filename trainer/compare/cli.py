@@ -42,7 +42,7 @@ files and the same set. On the CPU the same plan gives the same compare.json. A 
   [sizes.small]            a body, and its marks: FLOPs of training, or bytes of text
   width = 128
   flops = [1e14, 2e14]
-  [arms.bytes]             a recipe: settings over those above; `seeds` and `sizes` restrict it
+  [arms.bytes]             a recipe: settings over those above; `seeds`, `sizes`, `flops`, `bytes` restrict it
   mode = "bytes"
   [arms.proxy]
   views = "sentencepiece"

@@ -7,7 +7,7 @@
     width = 128
     flops = [1e14, 2e14]        # training FLOPs; each mark is a run of its own, decayed to its end
     bytes = [16e6]              # bytes of text trained on: the second table
-    [arms.bytes]                # a recipe; `seeds` and `sizes` restrict it
+    [arms.bytes]                # a recipe; `seeds`, `sizes`, `flops` and `bytes` restrict it
     mode = "bytes"
     [views.neural]              # what encoding costs: FLOPs a byte of text, or the preset of the codec's LM
     encode = "lm-3m"
@@ -16,7 +16,7 @@ Settings start from the defaults of the fields, not from a preset's, but for `sc
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe: settings over those of all runs, for some of the seeds and sizes."""
+    """A recipe: settings over those of all runs, for some of the seeds, the sizes and, by unit, of their marks."""
 
     name: str
     settings: Mapping[str, Any]
     seeds: tuple[int, ...]
     sizes: tuple[str, ...]
+    marks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def runs_to(self, size: Size, unit: str, mark: float) -> bool:
+        """Whether this mark of a size is one of its own."""
+        return size.name in self.sizes and mark in self.marks.get(unit, (mark,))
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,11 @@ def read_plan(path: Path) -> PlanFile:
     against = body.get("against", "bytes" if "bytes" in arms else next(iter(arms)))
     if against not in arms:
         raise ByteproxyError(f"{path}: against = {against!r} found, one of the arms {', '.join(arms)} expected")
-    found_arms = tuple(_arm(name, table, seeds, tuple(sizes), path) for name, table in arms.items())
+    found_sizes = tuple(_size(name, table, path) for name, table in sizes.items())
+    found_arms = tuple(_arm(name, table, seeds, found_sizes, path) for name, table in arms.items())
     return PlanFile(
         path.stem, _text(body, "shards", path), against, DEFAULTS | _settings(_table(body, "settings", path), path,
-        "[settings]"), tuple(_size(name, table, path) for name, table in sizes.items()), found_arms,
+        "[settings]"), found_sizes, found_arms,
         {name: _view(name, table, path) for name, table in _tables(body, "views", path).items()},
         _machine(_table(body, "machine", path), path), _count(body, "translate", path),
     )  # fmt: skip
@@ -114,20 +120,26 @@ def _size(name: str, table: dict[str, Any], path: Path) -> Size:
     return Size(name, settings, marks, _seeds(table["seeds"], f"{place} seeds") if "seeds" in table else None)
 
 
-def _arm(name: str, table: dict[str, Any], seeds: tuple[int, ...], sizes: tuple[str, ...], path: Path) -> Arm:
-    place = f"{path}: [arms.{name}]"
-    mine = table.get("sizes", list(sizes))
-    if not isinstance(mine, list) or not mine or (unknown := [size for size in mine if size not in sizes]):
+def _arm(name: str, table: dict[str, Any], seeds: tuple[int, ...], sizes: Sequence[Size], path: Path) -> Arm:
+    place, there = f"{path}: [arms.{name}]", [size.name for size in sizes]
+    mine = table.get("sizes", there)
+    if not isinstance(mine, list) or not mine or (unknown := [size for size in mine if size not in there]):
         shown = ", ".join(map(str, unknown)) if isinstance(mine, list) and mine else repr(mine)
-        raise ByteproxyError(f"{place} sizes: {shown} found, of the sizes {', '.join(sizes)} expected")
-    rest = {key: value for key, value in table.items() if key not in ("seeds", "sizes")}
+        raise ByteproxyError(f"{place} sizes: {shown} found, of the sizes {', '.join(there)} expected")
+    marks = {unit: _marks(table[unit], f"{place} {unit}") for unit in UNITS if unit in table}
+    for unit, found in marks.items():
+        have = {mark for size in sizes if size.name in mine for mark in size.marks[unit]}
+        if missing := [f"{mark:g}" for mark in found if mark not in have]:
+            marks_shown = ", ".join(f"{mark:g}" for mark in sorted(have)) or "none"
+            raise ByteproxyError(f"{place} {unit}: {', '.join(missing)} found, of its sizes' {marks_shown} expected")
+    rest = {key: value for key, value in table.items() if key not in ("seeds", "sizes", *UNITS)}
     if body := [key for key in rest if key.replace("-", "_") in BODY]:
         raise ByteproxyError(
             f"{place} {', '.join(body)}: arms are compared with the same body; put it into [sizes.NAME], or, for all "
             "runs, into [settings]"
         )
-    settings = _settings(rest, path, f"[arms.{name}]", ("seeds", "sizes"))
-    return Arm(name, settings, _seeds(table.get("seeds", list(seeds)), f"{place} seeds"), tuple(mine))
+    settings = _settings(rest, path, f"[arms.{name}]", ("seeds", "sizes", *UNITS))
+    return Arm(name, settings, _seeds(table.get("seeds", list(seeds)), f"{place} seeds"), tuple(mine), marks)
 
 
 def _view(name: str, table: dict[str, Any], path: Path) -> ViewCost:

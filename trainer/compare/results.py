@@ -2,10 +2,13 @@
 when the same plan is run again; seconds lie beside it in seconds.json.
 
 A spread is half of the range over seeds. A gap is the mean's distance from that of the arm that all are held against,
-in percent of it: below 0 is better; its range is that of the gaps of each seed.
+in percent of it: below 0 is better; its range is that of the gaps of each seed. The compute-equivalent gain is what the
+arm held against would have to be trained with for the same BPB, as a multiple of the mark.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +72,26 @@ def _groups(plan: PlanFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
                     if mine := [row for row in here if row["arm"] == arm.name]:
                         found.append({"unit": unit, "size": size.name, "mark": mark, "arm": arm.name}
                                      | _group(mine, base))  # fmt: skip
+            base_curve = [group for group in found if group["unit"] == unit and group["size"] == size.name
+                          and group["arm"] == plan.against]  # fmt: skip
+            points = [(group["mark"], group["bpb"]) for group in base_curve]
+            for group in (group for group in found if group["unit"] == unit and group["size"] == size.name):
+                if (equal := equivalent(points, group["bpb"])) is not None:
+                    group["compute_gain"] = equal / group["mark"]
     return found
+
+
+def equivalent(points: Sequence[tuple[float, float]], bpb: float) -> float | None:
+    """The mark at which a curve of (mark, BPB) comes to a BPB: a power law between neighbouring marks, and up to a
+    factor of two beyond them. None where that is not enough, or the curve does not fall.
+    """
+    spans = [(low, high) for low, high in pairwise(sorted(points)) if high[1] < low[1]]
+    if not spans or len(spans) < len(points) - 1:
+        return None
+    inside = [span for span in spans if span[1][1] <= bpb <= span[0][1]]
+    (x0, y0), (x1, y1) = inside[0] if inside else spans[0] if bpb > spans[0][0][1] else spans[-1]
+    found = x0 * (x1 / x0) ** (math.log(bpb / y0) / math.log(y1 / y0))
+    return found if spans[0][0][0] / 2 <= found <= spans[-1][1][0] * 2 else None
 
 
 def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -116,6 +138,8 @@ def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -
         shown[f"against {body['against']}"] = f"{group['gap_percent']:+.2f}%" if "gap_percent" in group else ""
         apart = "yes" if group.get("ranges_apart") and len(group["seeds"]) > 1 else ""
         shown["ranges apart"] = apart if group["arm"] != body["against"] else ""
+        if any("compute_gain" in each for each in body["groups"]):
+            shown["worth"] = f"{group['compute_gain']:.2f}x" if "compute_gain" in group else ""
         shown["view BPB"] = ", ".join(f"{name} {bpb:.4f}" for name, bpb in group["view_bpb"].items())
         if any(each["translation"] for each in body["groups"]):
             told = group["translation"].items()
@@ -157,7 +181,8 @@ def markdown(body: Mapping[str, Any], times: Mapping[str, float]) -> str:
 NOTE = (
     "BPB: bits per held-out raw byte, mean over seeds ± half of their range, as bars in pictures show; with * of the "
     "compressed view, by a model that reads no raw bytes. Below 0% is better than the arm held against, over the seeds "
-    "that both have; ranges are apart where every seed of one is better than every seed of the other. FLOPs: training "
+    "that both have; ranges are apart where every seed of one is better than every seed of the other. Worth: the "
+    "mark that the arm held against needs for the same BPB, read off its own marks, over this one. FLOPs: training "
     "alone, by formula; codec FLOPs: what encoding the text of the views cost on top. A pair's text counts in both "
     "views. Translated: the share of held-out segments, of 32 bytes or more, that greedy decoding writes without an "
     "error when it has read them in the view, and what it needs in bits per byte against reading them alone."
