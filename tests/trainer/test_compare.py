@@ -1,7 +1,9 @@
 """The comparison: plans are refused by name, runs are found again, and a driver that was stopped ends the same."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +193,17 @@ def test_what_is_left_to_score_follows_from_the_files_and_needs_a_checkpoint_for
     assert run.done and not replace(run, segments=9).done
     weights.unlink()
     assert replace(run, segments=9).done  # it cannot be scored again: its results were brought here without weights
+
+
+@pytest.mark.parametrize(("handler", "noted"), [(signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, 0)])
+def test_a_terminal_that_is_closed_stops_the_runs_but_not_under_nohup(handler: signal.Handlers, noted: int) -> None:
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        with (stop := Stop()).listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal == noted and stop.due == bool(noted) and signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class StopOnce(Stop):

@@ -76,12 +76,18 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are noted, and acted upon by who waits for a run."""
+        """SIGINT, SIGTERM and, but under nohup, SIGHUP are noted, and acted upon by who waits for a run.
+
+        The runs have sessions of their own: a terminal that is closed would leave them to go on without a driver.
+        """
 
         def note(number: int, frame: Any) -> None:
             self.signal = number
 
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        previous = {number: signal.signal(number, note) for number in numbers}
         try:
             yield
         finally:
