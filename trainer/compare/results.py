@@ -65,19 +65,24 @@ def _groups(plan: PlanFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
     found = []
     for unit in UNITS:
         for size in plan.sizes:
-            for mark in size.marks[unit]:
-                here = [row for row in rows if (row["unit"], row["size"], row["mark"]) == (unit, size.name, mark)]
-                base = [row for row in here if row["arm"] == plan.against]
-                for arm in plan.arms:
-                    if mine := [row for row in here if row["arm"] == arm.name]:
-                        found.append({"unit": unit, "size": size.name, "mark": mark, "arm": arm.name}
-                                     | _group(mine, base))  # fmt: skip
-            base_curve = [group for group in found if group["unit"] == unit and group["size"] == size.name
-                          and group["arm"] == plan.against]  # fmt: skip
-            points = [(group["mark"], group["bpb"]) for group in base_curve]
-            for group in (group for group in found if group["unit"] == unit and group["size"] == size.name):
+            mine = [row for row in rows if (row["unit"], row["size"]) == (unit, size.name)]
+            groups = [group for mark in size.marks[unit] for group in _at_mark(plan, mark, mine)]
+            points = [(group["mark"], group["bpb"]) for group in groups if group["arm"] == plan.against]
+            for group in groups:
                 if (equal := equivalent(points, group["bpb"])) is not None:
                     group["compute_gain"] = equal / group["mark"]
+            found += groups
+    return found
+
+
+def _at_mark(plan: PlanFile, mark: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A group for each arm that has a run to this mark, of rows of one unit and size."""
+    here, found = [row for row in rows if row["mark"] == mark], []
+    base = [row for row in here if row["arm"] == plan.against]
+    for arm in plan.arms:
+        if mine := [row for row in here if row["arm"] == arm.name]:
+            key: dict[str, Any] = {name: mine[0][name] for name in ("unit", "size", "mark", "arm")}
+            found.append(key | _group(mine, base))
     return found
 
 
