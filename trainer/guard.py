@@ -16,9 +16,11 @@ from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
 from trainer.plan import Planner, PlanState
 
-WINDOW = 100  # steps with targets of a view that its mean is taken over
+WINDOW = 100  # steps with enough targets of a view that its mean is taken over
 ENOUGH_STEPS = 20  # of them before a step is judged
-ENOUGH_TARGETS = 256  # of a view in a step before it is judged: with fewer, a few odd words decide
+# Of a view in a step that is judged, or judged by: with fewer, a few odd words decide. A phase of compressed streams
+# alone has raw targets too, the ends of its documents, which cost nothing: no measure for the raw text behind it.
+ENOUGH_TARGETS = 256
 
 
 class Unsound(ByteproxyError):
@@ -39,7 +41,7 @@ class Guard:
     def learn(self, entry: Mapping[str, Any]) -> None:
         """A sound step: its losses go into the means."""
         for view, past in self._past.items():
-            if count := entry.get(f"symbols/{view}", 0):
+            if (count := entry.get(f"symbols/{view}", 0)) >= ENOUGH_TARGETS:
                 past.append((entry[f"loss/{view}"] * count, count))
 
     def check(self, entry: Mapping[str, Any]) -> None:

@@ -49,7 +49,7 @@ def spike_in(entries: list[dict[str, Any]], nats: float) -> tuple[int, str] | No
     """The first step, and its view, that lies so far over the mean of the steps before, from a run's lines alone."""
     for now, entry in enumerate(entries):
         for view in ("raw", "sentencepiece"):
-            past = [e for e in entries[:now] if e[f"symbols/{view}"]][-guard.WINDOW :]
+            past = [e for e in entries[:now] if e[f"symbols/{view}"] >= guard.ENOUGH_TARGETS][-guard.WINDOW :]
             if len(past) < guard.ENOUGH_STEPS or entry[f"symbols/{view}"] < guard.ENOUGH_TARGETS:
                 continue
             mean = sum(e[f"loss/{view}"] * e[f"symbols/{view}"] for e in past) / sum(e[f"symbols/{view}"] for e in past)
@@ -100,7 +100,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, ShardSet, str
     opened = ShardSet.open(build_set(folder / "set", [*texts[8:], noise], texts[:8], "sentencepiece:vocab=512"))
     config = make_config({
         **TINY, "shards": str(folder / "set"), "run": str(folder / "run"), "steps": 48, "seed": 3, "batch_rows": 2,
-        "checkpoint_every": 5, "eval_every": 0, "log_every": 4, "keep": 0, "translation": 0.2, "lanes": 2,
+        "checkpoint_every": 5, "eval_every": 0, "log_every": 7, "keep": 0, "translation": 0.2, "lanes": 2,
     })  # fmt: skip
     split = opened.split("train")
     (identity,) = (split.id(i).hex() for i in range(len(split)) if bytes(split.raw(i)) == noise)
@@ -117,7 +117,9 @@ def test_a_spike_stops_a_run_at_its_step_also_when_resumed_and_a_larger_one_lets
     found = spike_in(metrics(free), 1.0)
     assert found
     step, view = found
-    assert step // 5 * 5 > guard.ENOUGH_STEPS and step % 4  # a resume has means to find again; the log step is later
+    assert (
+        step // 5 * 5 > guard.ENOUGH_STEPS and step % base.log_every
+    )  # a resume has means to find again; the log step is later
 
     wanted = rf"step {step}: the loss of {view}, .* more than --spike 1 .*guard-{step}\.json"
     with pytest.raises(ByteproxyError, match=wanted):
@@ -138,3 +140,15 @@ def test_a_spike_stops_a_run_at_its_step_also_when_resumed_and_a_larger_one_lets
 
     train(dataclasses.replace(stopped, spike=0.0))
     assert_same_run(stopped, free)
+
+
+def test_a_recipe_that_turns_to_raw_text_behind_symbols_alone_is_no_spike(tiny_config: Config) -> None:
+    recipe = {"views": "sentencepiece", "rate": 1.0, "translation": 0.0, "anneal": 0.1, "spike": 1.0, "steps": 120}
+    config = dataclasses.replace(tiny_config, **recipe)
+    train(config)
+    entries = metrics(config)
+    before, first = entries[:108], entries[108]
+    ends = [e for e in before if e["symbols/raw"]]
+    assert len(ends) >= guard.ENOUGH_STEPS and max(e["symbols/raw"] for e in ends) < guard.ENOUGH_TARGETS
+    assert first["symbols/raw"] >= guard.ENOUGH_TARGETS
+    assert first["loss/raw"] > max(e["loss/raw"] for e in ends[-10:]) + config.spike
