@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from trainer.compare.pictures import SPREAD, panels
+from trainer.compare.pictures import SPREAD, SPREAD_OF_CURVES, panels
 from trainer.page import COLOURS, figure, html
 from trainer.picture import png
 
@@ -34,12 +34,15 @@ def comparison(arms: list[str], missing: str = "") -> dict[str, Any]:
 
 
 def test_arms_at_the_same_mark_stand_apart_and_nearer_to_it_than_to_another() -> None:
-    by_flops = panels(comparison(ARMS))[0]
-    assert by_flops.ticks == [(0.0, "5e8"), (1.0, "1.25e10")] and len(by_flops.lines) == 4
-    for mark in range(2):
-        places = [line.xs[mark] for line in by_flops.lines]
-        assert all(abs(place - mark) < SPREAD / 2 < 0.5 for place in places)
-        assert all(b - a > 0.1 for a, b in itertools.pairwise(places))
+    found = {panel.title: panel for panel in panels(comparison(ARMS)) if panel.title.endswith("equal training FLOPs")}
+    curves, column = found.values()
+    assert curves.ticks == [(0.0, "5e8"), (1.0, "1.25e10")] and column.ticks == [(0.0, "8e14")]
+    for by_flops, spread in ((curves, SPREAD_OF_CURVES), (column, SPREAD)):
+        assert len(by_flops.lines) == 4
+        for mark in range(len(by_flops.ticks)):
+            places = [line.xs[mark] for line in by_flops.lines]
+            assert all(abs(place - mark) < spread / 2 < 0.5 for place in places)
+            assert all(b - a == pytest.approx(spread / 4) for a, b in itertools.pairwise(places))
 
 
 def test_text_seen_is_where_it_is_and_sizes_rise() -> None:
@@ -52,8 +55,11 @@ def test_text_seen_is_where_it_is_and_sizes_rise() -> None:
         assert all(x0 < x < x1 for x in line.xs) and all(y0 < y < y1 for span in line.spans for y in span)
 
 
-def test_the_gap_is_drawn_against_a_level_of_zero_and_at_each_sizes_largest_mark() -> None:
-    gap = panels(comparison(ARMS))[-1]
+def test_the_gap_is_drawn_against_a_level_of_zero_and_of_each_arm_at_its_largest_mark_of_a_size() -> None:
+    body = comparison(ARMS)
+    (last,) = (g for g in body["groups"] if g["mark"] == 1.25e10 and g["arm"] == "gzip")
+    body["groups"].remove(last)  # restricted to the smaller mark, it has a gap there
+    gap = panels(body)[-1]
     assert [line.name for line in gap.lines] == ["proxy", "tokens (of its view)", "gzip"] and gap.rule == 0
     assert all(len(line.xs) == 2 for line in gap.lines) and gap.ranges()[2] < -1.2 and gap.ranges()[3] > 0
     assert gap.lines[0].ys == [-0.4, -0.4] and gap.lines[0].spans[0] == pytest.approx((-0.404, -0.396))

@@ -13,6 +13,7 @@ from trainer.page import short
 AXES = {"flops": "training FLOPs", "bytes": "bytes of text trained on"}
 BITS = "bits per held-out raw byte"
 SPREAD = 0.6  # of the way from one mark to the next, that arms side by side take
+SPREAD_OF_CURVES = 0.1  # the same where lines join marks: no more than tells dots apart
 
 Group = Mapping[str, Any]
 
@@ -40,7 +41,8 @@ def _at_marks(body: Mapping[str, Any], title: str, unit: str, groups: Sequence[G
     arms = _arms(body, groups)
     for number, arm in enumerate(arms):
         mine = sorted((group for group in groups if group["arm"] == arm), key=lambda group: group["mark"])
-        xs = [places[group["mark"]] + _aside(number, len(arms)) for group in mine]
+        spread = SPREAD if len(marks) == 1 else SPREAD_OF_CURVES
+        xs = [places[group["mark"]] + _aside(number, len(arms), spread) for group in mine]
         panel.lines.append(_line(body, mine, xs, [group["bpb"] for group in mine], "bpb_range"))
     return panel
 
@@ -56,19 +58,22 @@ def _by_bytes_seen(body: Mapping[str, Any], title: str, groups: Sequence[Group])
 
 
 def _gaps(body: Mapping[str, Any]) -> Panel:
-    """The gap at each size's largest mark, sizes from small to large."""
+    """The gap of each arm at its largest mark of a size, sizes from small to large."""
     against = body["against"]
     groups = [group for group in body["groups"] if "gap_percent" in group and group["unit"] == "flops"]
-    largest = {size: max(g["mark"] for g in groups if g["size"] == size) for size in {g["size"] for g in groups}}
-    groups = [group for group in groups if group["mark"] == largest[group["size"]]]
+    largest: dict[tuple[str, str], float] = {}
+    for group in groups:
+        key = group["size"], group["arm"]
+        largest[key] = max(group["mark"], largest.get(key, 0.0))
+    groups = [group for group in groups if group["mark"] == largest[group["size"], group["arm"]]]
     sizes = sorted({(group["body_parameters"], group["size"]) for group in groups})
     ticks = [(float(at), f"{size}: {short(float(f'{count:.2g}'))}") for at, (count, size) in enumerate(sizes)]
-    panel = Panel(f"Gap to {against} at equal FLOPs, at each size's largest mark", "size: parameters of the body",
+    panel = Panel(f"Gap to {against} at equal FLOPs, each at its largest mark", "size: parameters of the body",
                   f"% of the BPB of {against}; below 0 is better", ticks=ticks, around=0.5, rule=0.0)  # fmt: skip
     arms, places = [arm for arm in _arms(body, groups) if arm != against], [size for _, size in sizes]
     for number, arm in enumerate(arms):
         mine = sorted((group for group in groups if group["arm"] == arm), key=lambda group: places.index(group["size"]))
-        xs = [places.index(group["size"]) + _aside(number, len(arms)) for group in mine]
+        xs = [places.index(group["size"]) + _aside(number, len(arms), SPREAD) for group in mine]
         panel.lines.append(_line(body, mine, xs, [group["gap_percent"] for group in mine], "gap_range"))
     return panel
 
@@ -84,8 +89,8 @@ def _arms(body: Mapping[str, Any], groups: Sequence[Group]) -> list[str]:
     return [arm for arm in body["arms"] if any(group["arm"] == arm for group in groups)]
 
 
-def _aside(number: int, count: int) -> float:
-    return SPREAD * ((number + 0.5) / count - 0.5)
+def _aside(number: int, count: int, spread: float) -> float:
+    return spread * ((number + 0.5) / count - 0.5)
 
 
 def _seen(group: Group) -> float:
