@@ -12,7 +12,7 @@ import pytest
 
 from shards.errors import ByteproxyError
 from trainer.__main__ import main
-from trainer.compare.arms import check_views, folder_name, identity, wanted_runs
+from trainer.compare.arms import Wanted, check_views, folder_name, identity, wanted_runs
 from trainer.compare.cli import solve_all
 from trainer.compare.driver import FIGURES, Run, Stop, drive, flags_of
 from trainer.compare.flops import Work
@@ -130,23 +130,28 @@ def test_the_plans_that_come_with_it_are_sound(path: Path, capsys: pytest.Captur
     assert "bytes" in {run.arm for run in wanted_runs(read_plan(path), "set")}
 
 
+def finished(wanted: Wanted, folder: Path, bpb: float) -> Run:
+    """A run with the files of one that is done."""
+    folder.mkdir()
+    names = ["raw", *wanted.views]
+    result = {"symbols": dict.fromkeys(names, 1000), "bytes_of_text": dict.fromkeys(names, 3000), "seconds": 6.0}
+    (folder / "result.json").write_text(json.dumps(result | {"raw_bpb": bpb, "val_bytes": 9}))
+    (folder / "views.json").write_text(json.dumps(dict.fromkeys(wanted.views, 1.5)))
+    told = dict.fromkeys(FIGURES, 0.5) | {"exact_match": 0.25 + 0.5 * wanted.seed, "bpb_alone": 0.75}
+    (folder / "translate.json").write_text(json.dumps(dict.fromkeys(wanted.views, told)))
+    return Run(wanted, wanted.config, Solved(10, Work.none(len(wanted.views)), 123), folder, 8, wanted.views)
+
+
+def tables_by_folder(runs: list[Run]) -> dict[Path, list[int]]:
+    return {run.folder: [320, 576][: 1 + len(run.wanted.views)] for run in runs}
+
+
 def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFile], tmp_path: Path) -> None:
-    read, runs = plan(PLAN.replace("seeds = [0]", "seeds = [0, 1]")), []
+    read = plan(PLAN.replace("seeds = [0]", "seeds = [0, 1]"))
     scores = {("bytes", 0): 2.0, ("bytes", 1): 2.2, ("proxy", 0): 1.8, ("proxy", 1): 1.9}
-    for run in wanted_runs(read, "set"):
-        folder = tmp_path / f"{run.arm}{run.seed}"
-        folder.mkdir()
-        names = ["raw", *run.views]
-        counts = dict.fromkeys(names, 1000)
-        result = {"symbols": counts, "bytes_of_text": dict.fromkeys(names, 3000), "seconds": 6.0}
-        result |= {"raw_bpb": scores[run.arm, run.seed], "val_bytes": 9}
-        (folder / "result.json").write_text(json.dumps(result))
-        (folder / "views.json").write_text(json.dumps(dict.fromkeys(run.views, 1.5)))
-        told = dict.fromkeys(FIGURES, 0.5) | {"exact_match": 0.25 + 0.5 * run.seed, "bpb_alone": 0.75}
-        (folder / "translate.json").write_text(json.dumps(dict.fromkeys(run.views, told)))
-        work = Work.none(len(run.views))
-        runs.append(Run(run, run.config, Solved(10, work, 123), folder, 8, run.views))
-    tables = {run.folder: [320, 576][: 1 + len(run.wanted.views)] for run in runs}
+    wanted = wanted_runs(read, "set")
+    runs = [finished(run, tmp_path / f"{run.arm}{run.seed}", scores[run.arm, run.seed]) for run in wanted]
+    tables = tables_by_folder(runs)
     body = collect(read, runs, tables)
     base, proxy = body["groups"]
     assert body["complete"] and base["bpb"] == pytest.approx(2.1) and base["gap_percent"] == 0
@@ -160,6 +165,18 @@ def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFi
     assert not collect(read, runs, tables)["complete"]
 
 
+def test_worth_is_read_off_the_marks_of_the_arm_held_against(plan: Callable[..., PlanFile], tmp_path: Path) -> None:
+    read = plan(PLAN.replace("flops = [5e8]", "flops = [5e8, 2e9]"))
+    scores = {("bytes", 5e8): 2.0, ("bytes", 2e9): 1.0, ("proxy", 5e8): 9.0, ("proxy", 2e9): 2.0**0.5}
+    wanted = wanted_runs(read, "set")
+    runs = [finished(run, tmp_path / f"{run.arm}{run.mark}", scores[run.arm, run.mark]) for run in wanted]
+    body = collect(read, runs, tables_by_folder(runs))
+    found = {(group["arm"], group["mark"]): group["compute_gain"] for group in body["groups"]}
+    assert found == {("bytes", 5e8): pytest.approx(1), ("bytes", 2e9): pytest.approx(1), ("proxy", 5e8): 0.5,
+                     ("proxy", 2e9): pytest.approx(0.5)}  # fmt: skip
+    assert [row["worth"] for row in table_rows(body, "flops", {})] == ["1.00x", "<0.50x", "1.00x", "0.50x"]
+
+
 def test_arms_run_to_the_marks_they_are_restricted_to(plan: Callable[..., PlanFile]) -> None:
     read = plan(PLAN.replace("[5e8]", "[5e8, 6e8]\nbytes = [1e6]").replace('= "bytes"', '= "bytes"\nflops = [6e8]'))
     found = [(run.arm, run.unit, run.mark) for run in wanted_runs(read, "set")]
@@ -169,10 +186,12 @@ def test_arms_run_to_the_marks_they_are_restricted_to(plan: Callable[..., PlanFi
 
 def test_what_a_score_is_worth_is_read_off_the_curve_it_is_held_against() -> None:
     curve = [(1e9, 2.0), (4e9, 1.0), (16e9, 0.8)]
-    assert equivalent(curve, 2.0) == pytest.approx(1e9) and equivalent(curve, 0.8) == pytest.approx(16e9)
-    assert equivalent(curve, 2.0**0.5) == pytest.approx(2e9)  # a power law: half of the way in both logarithms
-    assert equivalent(curve, 0.8**1.25) == pytest.approx(16e9 * 4**0.25)  # a little beyond the last mark
-    assert equivalent(curve, 0.5) is None and equivalent(curve, 3.0) is None  # too far beyond
+    middle = 2.0**0.5  # a power law: half of the way in both logarithms
+    beyond = 0.8**1.25
+    for bpb, mark in ((2.0, 1e9), (middle, 2e9), (1.0, 4e9), (0.8, 16e9), (beyond, 16e9 * 4**0.25)):
+        assert equivalent(curve, bpb) == (pytest.approx(mark), "=")
+    assert equivalent(curve, 3.0) == (0.5e9, "<") and equivalent(curve, 0.5) == (32e9, ">")
+    assert equivalent(curve, 1e9) == (0.5e9, "<") and equivalent(curve, 1e-9) == (32e9, ">")
     assert equivalent(curve[:1], 1.5) is None  # a point is no curve
     assert equivalent([(1e9, 1.0), (4e9, 2.0)], 1.5) is None  # nor is one that rises
 

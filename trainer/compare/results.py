@@ -70,7 +70,7 @@ def _groups(plan: PlanFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
             points = [(group["mark"], group["bpb"]) for group in groups if group["arm"] == plan.against]
             for group in groups:
                 if (equal := equivalent(points, group["bpb"])) is not None:
-                    group["compute_gain"] = equal / group["mark"]
+                    group["compute_gain"], group["compute_gain_is"] = equal[0] / group["mark"], equal[1]
             found += groups
     return found
 
@@ -86,17 +86,24 @@ def _at_mark(plan: PlanFile, mark: float, rows: Sequence[Mapping[str, Any]]) -> 
     return found
 
 
-def equivalent(points: Sequence[tuple[float, float]], bpb: float) -> float | None:
-    """The mark at which a curve of (mark, BPB) comes to a BPB: a power law between neighbouring marks, and up to a
-    factor of two beyond them. None where that is not enough, or the curve does not fall.
+def equivalent(points: Sequence[tuple[float, float]], bpb: float) -> tuple[float, str] | None:
+    """The mark at which a curve of (mark, BPB) comes to a BPB, by a power law between neighbouring marks, and `=`.
+
+    Beyond them the last power law holds up to a factor of two; further out all that is told is `<` or `>` of that. None
+    of a curve of one mark, or one that does not fall.
     """
     spans = [(low, high) for low, high in pairwise(sorted(points)) if high[1] < low[1]]
     if not spans or len(spans) < len(points) - 1:
         return None
     inside = [span for span in spans if span[1][1] <= bpb <= span[0][1]]
     (x0, y0), (x1, y1) = inside[0] if inside else spans[0] if bpb > spans[0][0][1] else spans[-1]
-    found = x0 * (x1 / x0) ** (math.log(bpb / y0) / math.log(y1 / y0))
-    return found if spans[0][0][0] / 2 <= found <= spans[-1][1][0] * 2 else None
+    octaves = math.log(bpb / y0) / math.log(y1 / y0) * math.log2(x1 / x0)
+    least, most = spans[0][0][0] / 2, spans[-1][1][0] * 2
+    if octaves < math.log2(least / x0):
+        return least, "<"
+    if octaves > math.log2(most / x0):
+        return most, ">"
+    return x0 * 2**octaves, "="
 
 
 def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -144,7 +151,9 @@ def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -
         apart = "yes" if group.get("ranges_apart") and len(group["seeds"]) > 1 else ""
         shown["ranges apart"] = apart if group["arm"] != body["against"] else ""
         if any("compute_gain" in each for each in body["groups"]):
-            shown["worth"] = f"{group['compute_gain']:.2f}x" if "compute_gain" in group else ""
+            shown["worth"] = (
+                f"{group['compute_gain_is'].strip('=')}{group['compute_gain']:.2f}x" if "compute_gain" in group else ""
+            )
         shown["view BPB"] = ", ".join(f"{name} {bpb:.4f}" for name, bpb in group["view_bpb"].items())
         if any(each["translation"] for each in body["groups"]):
             told = group["translation"].items()
