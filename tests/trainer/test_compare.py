@@ -175,6 +175,14 @@ def test_worth_is_read_off_the_marks_of_the_arm_held_against(plan: Callable[...,
     assert found == {("bytes", 5e8): pytest.approx(1), ("bytes", 2e9): pytest.approx(1), ("proxy", 5e8): 0.5,
                      ("proxy", 2e9): pytest.approx(0.5)}  # fmt: skip
     assert [row["worth"] for row in table_rows(body, "flops", {})] == ["1.00x", "<0.50x", "1.00x", "0.50x"]
+    # seed 1 of the arm held against says nothing about seed 0 of another
+    lucky = replace(wanted[2], seed=1)
+    assert lucky.arm == "bytes"
+    runs.append(finished(lucky, tmp_path / "lucky", 0.5))
+    (group,) = (
+        g for g in collect(read, runs, tables_by_folder(runs))["groups"] if (g["arm"], g["mark"]) == ("proxy", 2e9)
+    )
+    assert group["compute_gain"] == pytest.approx(0.5)
 
 
 def test_arms_run_to_the_marks_they_are_restricted_to(plan: Callable[..., PlanFile]) -> None:

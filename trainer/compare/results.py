@@ -67,9 +67,9 @@ def _groups(plan: PlanFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str,
         for size in plan.sizes:
             mine = [row for row in rows if (row["unit"], row["size"]) == (unit, size.name)]
             groups = [group for mark in size.marks[unit] for group in _at_mark(plan, mark, mine)]
-            points = [(group["mark"], group["bpb"]) for group in groups if group["arm"] == plan.against]
+            base = [row for row in mine if row["arm"] == plan.against]
             for group in groups:
-                if (equal := equivalent(points, group["bpb"])) is not None:
+                if (equal := equivalent(_curve(base, group["seeds"]), group["bpb"])) is not None:
                     group["compute_gain"], group["compute_gain_is"] = equal[0] / group["mark"], equal[1]
             found += groups
     return found
@@ -84,6 +84,14 @@ def _at_mark(plan: PlanFile, mark: float, rows: Sequence[Mapping[str, Any]]) -> 
             key: dict[str, Any] = {name: mine[0][name] for name in ("unit", "size", "mark", "arm")}
             found.append(key | _group(mine, base))
     return found
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[tuple[float, float]]:
+    """Means over these seeds at each mark that has all of them: the luck of another seed is no part of it."""
+    marks: dict[float, dict[int, float]] = {}
+    for row in rows:
+        marks.setdefault(row["mark"], {})[row["seed"]] = score_of(row)
+    return [(mark, _mean(found[seed] for seed in seeds)) for mark, found in marks.items() if set(seeds) <= found.keys()]
 
 
 def equivalent(points: Sequence[tuple[float, float]], bpb: float) -> tuple[float, str] | None:
