@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from shards.cli import run
 from shards.errors import ByteproxyError
 from trainer import config as settings
+from trainer.flags import describe_fields, parse_flags, parse_options, read_toml
+from trainer.presets import PRESETS
 
 USAGE = """usage: python -m trainer VERB [--key value …]
 
@@ -85,11 +87,11 @@ def train(arguments: list[str]) -> int:
     """The verb `train`."""
     if {"-h", "--help"} & set(arguments):
         preset = settings.make_config({})
-        fields, presets = settings.describe_fields(preset), ", ".join(settings.PRESETS)
+        fields, presets = describe_fields(preset), ", ".join(PRESETS)
         print(TRAIN.format(preset=preset.preset, fields=fields, presets=presets), end="")
         return 0
-    flags, others = settings.parse_flags(arguments, ("config",))
-    values = (settings.read_toml(Path(others["config"])) if "config" in others else {}) | flags
+    flags, others = parse_flags(arguments, ("config",))
+    values = (read_toml(Path(others["config"])) if "config" in others else {}) | flags
     config = settings.make_config(values, _begun(Path(values["run"])) if values.get("run") else None)
     if not config.shards:
         config = settings.make_config({"shards": str(newest_set())}, config)
@@ -251,7 +253,7 @@ def _options(arguments: list[str], usage: str, defaults: dict[str, Any]) -> dict
     if {"-h", "--help"} & set(arguments):
         print(usage, end="")
         return None
-    options = settings.parse_options(arguments, defaults)
+    options = parse_options(arguments, defaults)
     if not options["run"]:
         raise ByteproxyError(_no_run())
     return options

@@ -11,7 +11,7 @@ from typing import Any
 
 from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
-from trainer.config import parse_options
+from trainer.flags import parse_options
 
 SUFFIX = ".bpx"
 

@@ -1,17 +1,16 @@
 """The configuration of a run: one dataclass that is the TOML file, the flags and their help at once.
 
-A value comes from the preset, over which goes a TOML file, over which go the flags. Nothing here imports torch.
+A value comes from the preset, over which goes a TOML file, over which go the flags (trainer/flags.py reads both).
+Nothing here imports torch.
 """
 
 import dataclasses
-import difflib
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from shards.errors import ByteproxyError
+from trainer.presets import PRESETS
 
 MODES = ("proxy", "bytes", "tokens", "parallel")
 
@@ -190,36 +189,12 @@ class Config:
                 raise ByteproxyError(
                     f"{flag(field.name)}: {getattr(self, field.name)!r} found, one of {', '.join(choices)} expected"
                 )
-        for name in (
-            "rate",
-            "rate_start",
-            "translation",
-            "pairs",
-            "switch",
-            "anneal",
-            "decay",
-            "lr_floor",
-            "beta1",
-            "beta2",
-        ):
+        for name in ("rate", "rate_start", "translation", "pairs", "switch", "anneal", "decay", "lr_floor", "beta1",
+                     "beta2"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, a number from 0 to 1 expected")
-        for name in (
-            "steps",
-            "context",
-            "batch_rows",
-            "lanes",
-            "width",
-            "layers",
-            "heads",
-            "kv_heads",
-            "head_dim",
-            "mlp",
-            "multi_byte",
-            "switch_bytes",
-            "lr",
-            "log_every",
-        ):
+        for name in ("steps", "context", "batch_rows", "lanes", "width", "layers", "heads", "kv_heads", "head_dim",
+                     "mlp", "multi_byte", "switch_bytes", "lr", "log_every"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ByteproxyError(f"{flag(name)}: {getattr(self, name)} found, more than 0 expected")
         if self.batch_symbols > 0 and self.batch_symbols != self.batch_rows * self.context:
@@ -260,32 +235,13 @@ class Config:
         return self.micro_rows or self.batch_rows
 
 
-# Bodies of about the size that the name says (embeddings and heads come on top: 640 raw rows, and twice the view's).
-PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {"width": 192, "heads": 3, "kv_heads": 3, "mlp": 512, "steps": 2000, "batch_rows": 8, "optimizer": "muon",
-             "anneal": 0.6, "schedule": "wsd", "decay": 0.4, "lr_floor": 0.02, "eval_every": 700, "eval_bytes": 65536},
-    "5m": {"width": 256, "layers": 6, "heads": 4, "kv_heads": 2, "mlp": 768, "steps": 5000, "context": 1024,
-           "batch_rows": 16, "lr": 3e-3, "warmup_steps": 200, "checkpoint_every": 500, "eval_every": 500},
-    "25m": {"width": 512, "layers": 8, "heads": 8, "kv_heads": 4, "mlp": 1536, "steps": 10000, "context": 2048,
-            "batch_rows": 32, "lr": 2e-3, "warmup_steps": 300, "checkpoint_every": 1000, "eval_every": 1000},
-    "100m": {"width": 768, "layers": 14, "heads": 12, "kv_heads": 4, "mlp": 2432, "steps": 20000, "context": 4096,
-             "batch_rows": 64, "lr": 1.5e-3, "warmup_steps": 500, "checkpoint_every": 1000, "eval_every": 1000},
-    "500m": {"width": 1536, "layers": 18, "heads": 12, "kv_heads": 4, "head_dim": 128, "mlp": 4608, "steps": 50000,
-             "context": 4096, "batch_rows": 512, "micro_rows": 8, "lr": 1.2e-3, "warmup_steps": 500,
-             "checkpoint_every": 1000, "eval_every": 1000},
-    # of the neural codec (`python -m trainer neural`)
-    "lm-1m": {"width": 128, "layers": 5, "heads": 2, "kv_heads": 2, "mlp": 384, "steps": 4000, "batch_rows": 8,
-              "optimizer": "muon", "schedule": "wsd", "decay": 0.4, "lr_floor": 0.02, "eval_every": 0},
-    "lm-3m": {"width": 256, "layers": 4, "heads": 4, "kv_heads": 4, "mlp": 640, "steps": 1800, "batch_rows": 8,
-              "optimizer": "muon", "schedule": "wsd", "decay": 0.4, "lr_floor": 0.02, "eval_every": 0},
-    "lm-40m": {"width": 512, "layers": 12, "heads": 8, "kv_heads": 8, "mlp": 1408, "steps": 20000, "context": 2048,
-               "batch_rows": 32, "lr": 2e-3, "warmup_steps": 300, "checkpoint_every": 1000, "eval_every": 1000},
-}  # fmt: skip
+TYPES: dict[str, type] = {f.name: f.type for f in dataclasses.fields(Config)}  # type: ignore[misc]
+NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def names() -> set[str]:
     """Of all fields."""
-    return set(_TYPES)
+    return set(TYPES)
 
 
 def flag(name: str) -> str:
@@ -337,70 +293,6 @@ def describe_batch(config: Config, ranks: int) -> str:
     return f"{text} = {shared} x {through} of {size}"
 
 
-def load_toml(path: Path, what: str) -> dict[str, Any]:
-    """A TOML file's content. Raises ByteproxyError; `what`: how the file was asked for."""
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ByteproxyError(f"{what} {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ByteproxyError(f"{path}: not valid TOML ({error})") from None
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values in a TOML file of `key = value` lines. Unknown keys are refused."""
-    values = load_toml(path, "--config")
-    for key in values:
-        known_key(key, f"{path}: key {key!r}", _TYPES)
-    return {key.replace("-", "_"): value for key, value in values.items()}
-
-
-def parse_flags(arguments: Sequence[str], extra: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """Flags (`--key value`, `--key=value`, `--check`, `--no-check`) to config values, and those named in `extra`."""
-    found = _split_flags(arguments, _TYPES | {name.replace("-", "_"): str for name in extra})
-    values = {key: _from_text(key, text, _TYPES[key]) for key, text in found.items() if key in _TYPES}
-    return values, {key: text for key, text in found.items() if key not in _TYPES}
-
-
-def parse_options(arguments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags of a verb that has but a few, over their defaults, whose types they take."""
-    types = {key: type(value) for key, value in defaults.items()}
-    found = _split_flags(arguments, types)
-    return dict(defaults) | {key: _from_text(key, text, types[key]) for key, text in found.items()}
-
-
-def _split_flags(arguments: Sequence[str], types: Mapping[str, type]) -> dict[str, str]:
-    """Flags as key and text. A boolean may stand without a value, or as --no-key."""
-    found: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if not argument.startswith("--"):
-            raise ByteproxyError(f"{argument!r} found, a flag like --steps expected; see --help")
-        name, equals, text = argument.partition("=")
-        key = name[2:].replace("-", "_")
-        if types.get(key.removeprefix("no_")) is bool and key not in types and not equals:
-            key, equals, text = key.removeprefix("no_"), "=", "false"
-        known_key(key, name, types)
-        if not equals:
-            if rest and not (types[key] is bool and rest[0].startswith("--")):
-                text = rest.pop(0)
-            elif types[key] is bool:
-                text = "true"
-            else:
-                raise ByteproxyError(f"{name}: a value expected after it")
-        found[key] = text
-    return found
-
-
-def known_key(key: str, place: str, known: Iterable[str]) -> None:
-    """Refuse a key that is not among the known, naming the nearest that is."""
-    if key.replace("-", "_") not in known:
-        near = difflib.get_close_matches(key.replace("-", "_"), list(known), 1, 0.4)
-        hint = f"did you mean {flag(near[0])}?" if near else "see --help"
-        raise ByteproxyError(f"{place} is not known; {hint}")
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines `key: old → new` for what a resumed run may not change."""
     fixed = [field for field in dataclasses.fields(Config) if not field.metadata["free"]]
@@ -409,38 +301,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{flag(name)}: {before} → {after}" for name, before, after in values if before != after]
 
 
-def describe_fields(base: Config) -> str:
-    """One line a field for --help: flag, default, meaning."""
-    lines = []
-    for field in dataclasses.fields(Config):
-        default = getattr(base, field.name)
-        choices = f" [{'|'.join(field.metadata['choices'])}]" if field.metadata["choices"] else ""
-        shown = f"{flag(field.name)} {default!r}" if default == "" else f"{flag(field.name)} {default}"
-        lines.append(f"  {shown:<30} {field.metadata['help']}{choices}")
-    return "\n".join(lines)
-
-
-_TYPES: dict[str, type] = {f.name: f.type for f in dataclasses.fields(Config)}  # type: ignore[misc]
-_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
 def _typed(name: str, value: Any) -> Any:
     """A value of the field's type; an integer passes for a number, nothing else for anything else."""
-    wanted = _TYPES[name]
+    wanted = TYPES[name]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not wanted:
-        raise ByteproxyError(f"{flag(name)}: {value!r} found, {_NAMES[wanted]} expected")
+        raise ByteproxyError(f"{flag(name)}: {value!r} found, {NAMES[wanted]} expected")
     return value
-
-
-def _from_text(name: str, text: str, wanted: type) -> Any:
-    try:
-        if wanted is bool:
-            return _BOOLEANS[text.lower()]
-        return int(text.replace("_", "")) if wanted is int else wanted(text)
-    except (ValueError, KeyError):
-        raise ByteproxyError(f"{flag(name)}: {text!r} found, {_NAMES[wanted]} expected") from None
-
-
-_NAMES: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

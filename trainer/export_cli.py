@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ByteproxyError
-from trainer.config import parse_options
+from trainer.flags import parse_options
 
 USAGE = """usage: python -m trainer export RUN --out DIR [--step N] [--dtype float32|bfloat16]
 

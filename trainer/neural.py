@@ -16,6 +16,7 @@ import numpy as np
 
 from shards.errors import ByteproxyError
 from trainer import config as settings
+from trainer.flags import parse_flags
 
 USAGE = """usage: python -m trainer neural --shards SET --out DIR [--preset lm-1m|lm-3m|lm-40m] [--run RUN]
                                [--sample-bytes N] [--key value …]
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE, end="")
         return 0
-    values, others = settings.parse_flags(arguments, ("out", "sample_bytes"))
+    values, others = parse_flags(arguments, ("out", "sample_bytes"))
     if not values.get("shards") or not others.get("out"):
         raise ByteproxyError("neural: --shards SET and --out DIR expected; see --help")
     out, sample_bytes = Path(others["out"]), others.get("sample_bytes", str(1 << 19))

@@ -12,6 +12,7 @@ import numpy as np
 from shards.errors import ByteproxyError
 from trainer import config as settings
 from trainer.batch import Batch, Buffers, Builder
+from trainer.flags import parse_flags
 from trainer.loader import rows_of_rank
 from trainer.mixture import describe as show_sets
 from trainer.mixture import open_mixture
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
         print(USAGE, end="")
         return 0
     as_json = "--json" in arguments
-    values, extra = settings.parse_flags([a for a in arguments if a != "--json"], ("count", "ranks", "from-state"))
+    values, extra = parse_flags([a for a in arguments if a != "--json"], ("count", "ranks", "from-state"))
     config = settings.make_config(values)
     if not config.shards:
         raise ByteproxyError("--shards: the folder of a shard set expected")

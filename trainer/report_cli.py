@@ -4,7 +4,7 @@ from pathlib import Path
 
 from shards.errors import ByteproxyError
 from shards.manifest import write_atomically
-from trainer.config import parse_options
+from trainer.flags import parse_options
 
 USAGE = """usage: python -m trainer report RUN [RUN …] [--out FOLDER] [--no-png]
 

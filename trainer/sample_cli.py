@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ByteproxyError
-from trainer.config import parse_options
+from trainer.flags import parse_options
 
 USAGE = """usage: python -m trainer sample --run RUN [--prompt TEXT | --prompts FILE] [--length N] [--temperature X]
                                [--top-k N] [--top-p X] [--stop TEXT]… [--seed N] [--step N] [--bytes] [--rows N]

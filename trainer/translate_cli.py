@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ByteproxyError
-from trainer.config import parse_options
+from trainer.flags import parse_options
 
 USAGE = """usage: python -m trainer translate --run RUN [--view V] [--count N] [--seed S] [--step N] [--shards SET]
                                   [--json]

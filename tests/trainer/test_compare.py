@@ -19,7 +19,8 @@ from trainer.compare.flops import Work
 from trainer.compare.plan_file import PlanFile, read_plan
 from trainer.compare.results import collect, equivalent, table_rows
 from trainer.compare.solve import Solved
-from trainer.config import make_config, parse_flags
+from trainer.config import make_config
+from trainer.flags import parse_flags
 
 ROOT = Path(__file__).parent.parent.parent
 PLAN = """

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shards.errors import ByteproxyError
-from trainer.config import Config, describe_fields, differences, make_config, parse_flags, parse_options, read_toml
+from trainer.config import Config, differences, make_config
+from trainer.flags import describe_fields, parse_flags, parse_options, read_toml
 
 
 def test_flags_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:

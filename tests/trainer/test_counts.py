@@ -7,11 +7,12 @@ import torch
 
 from shards.reader import ShardSet
 from tests.trainer.loading import loader_of
-from trainer.config import PRESETS, Config, make_config
+from trainer.config import Config, make_config
 from trainer.counts import count_parameters, describe_counts, flops_by_part, memory_bytes, most_flops, training_flops
 from trainer.loss import SHAPE_STEP
 from trainer.model import Model, table_rows
 from trainer.optim import make_optimizers, optimizer_tensors
+from trainer.presets import PRESETS
 from trainer.train import backward, train
 
 TABLES = [320, 576]

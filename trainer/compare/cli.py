@@ -11,7 +11,8 @@ from trainer.compare.arms import Wanted, check_views, folder_name, tables_of, wa
 from trainer.compare.driver import Run, Stop, drive
 from trainer.compare.plan_file import PlanFile, read_plan
 from trainer.compare.solve import Known
-from trainer.config import Config, parse_options
+from trainer.config import Config
+from trainer.flags import parse_options
 from trainer.mixture import open_mixture
 
 NOT_DONE = 3

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import ByteproxyError
-from trainer.config import PRESETS, known_key, load_toml, names
+from trainer.config import names
+from trainer.flags import known_key, load_toml
+from trainer.presets import PRESETS
 
 UNITS = ("flops", "bytes")
 BODY = ("width", "layers", "heads", "kv_heads", "head_dim", "mlp", "qk_norm", "rope_theta")

@@ -18,7 +18,8 @@ from shards.reader import ShardSet
 from tests.bench.processes import EnvironmentMissing, result_of
 from tests.bench.train import environments, table
 from tests.bench.train.shape import PEERS, ROWS, Row, Shape
-from trainer.config import PRESETS, make_config
+from trainer.config import make_config
+from trainer.presets import PRESETS
 from trainer.specials import RAW_ROWS
 
 ROOT = Path(__file__).parents[3]
