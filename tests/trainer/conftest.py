@@ -32,6 +32,16 @@ def tiny_set(tiny_folder: Path) -> ShardSet:
     return ShardSet.open(tiny_folder)
 
 
+@pytest.fixture(scope="session")
+def mixed_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Documents of 0, 1, around a context's and many bytes; a view with inner anchors, and one without."""
+    texts = standard_library(6_000, 12)
+    long = standard_library(40_000, 60)[-1]
+    texts += [long[:n] for n in (0, 1, 2, 3, 295, 296, 297, 298, 299, 300, 301, 302, 600)] + [long, b"\xff\0" * 400]
+    folder = tmp_path_factory.mktemp("plan") / "set"
+    return ShardSet.open(build_set(folder, texts, texts[:1], "sentencepiece:vocab=400", "gzip", shards=4))
+
+
 @pytest.fixture
 def tiny_config(tiny_folder: Path, tmp_path: Path) -> Config:
     return make_config({**TINY, "shards": str(tiny_folder), "run": str(tmp_path / "run")})

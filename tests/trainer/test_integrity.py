@@ -13,7 +13,7 @@ from shards.reader import ShardSet
 from shards.verify import faults
 from tests.sets import build_set, standard_library
 from tests.trainer.loading import planner_of, views_of
-from tests.trainer.test_plan import PlanSettings, batches, copied
+from tests.trainer.planning import PlanSettings, batches, copied
 from trainer.ahead import Source
 from trainer.loader import Loader
 

@@ -11,7 +11,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
 from shards.reader import ShardSet
 from tests.trainer.loading import loader_of
-from tests.trainer.test_plan import PlanSettings
+from tests.trainer.planning import PlanSettings
 
 config = PlanSettings(translation=1.0, rate=0.6, context=700, batch_rows=4, steps=10_000)
 shard_set = ShardSet.open(sys.argv[1])

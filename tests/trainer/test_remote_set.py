@@ -11,7 +11,7 @@ from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from tests.s3 import address, s3_server, upload
 from tests.sets import build_set
-from tests.trainer.test_plan import copied
+from tests.trainer.planning import copied
 from trainer.config import Config, make_config
 from trainer.loader import Loader
 from trainer.mixture import open_mixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shards.errors import ByteproxyError
 from shards.reader import ShardSet
 from tests.trainer.loading import loader_of, planner_of, views_of
-from tests.trainer.test_plan import ARRAYS, PlanSettings, batches, copied
+from tests.trainer.planning import ARRAYS, PlanSettings, batches, copied
 from trainer.ahead import Source
 from trainer.compare.arms import wanted_runs
 from trainer.compare.flops import Work

@@ -8,7 +8,7 @@ arm held against would have to be trained with for the same BPB, as a multiple o
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -62,27 +62,14 @@ def score_of(row: Mapping[str, Any]) -> float:
 
 
 def _groups(plan: PlanFile, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A group for each arm that has a run to a mark, by unit, size and mark."""
     found = []
-    for unit in UNITS:
-        for size in plan.sizes:
-            mine = [row for row in rows if (row["unit"], row["size"]) == (unit, size.name)]
-            groups = [group for mark in size.marks[unit] for group in _at_mark(plan, mark, mine)]
-            base = [row for row in mine if row["arm"] == plan.against]
-            for group in groups:
-                if (equal := equivalent(_curve(base, group["seeds"]), group["bpb"])) is not None:
-                    group["compute_gain"], group["compute_gain_is"] = equal[0] / group["mark"], equal[1]
-            found += groups
-    return found
-
-
-def _at_mark(plan: PlanFile, mark: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A group for each arm that has a run to this mark, of rows of one unit and size."""
-    here, found = [row for row in rows if row["mark"] == mark], []
-    base = [row for row in here if row["arm"] == plan.against]
-    for arm in plan.arms:
-        if mine := [row for row in here if row["arm"] == arm.name]:
-            key: dict[str, Any] = {name: mine[0][name] for name in ("unit", "size", "mark", "arm")}
-            found.append(key | _group(mine, base))
+    for unit, size in product(UNITS, plan.sizes):
+        here = [row for row in rows if (row["unit"], row["size"]) == (unit, size.name)]
+        base = [row for row in here if row["arm"] == plan.against]
+        for mark, arm in product(size.marks[unit], plan.arms):
+            if mine := [row for row in here if (row["mark"], row["arm"]) == (mark, arm.name)]:
+                found.append(_group(mine, base))
     return found
 
 
@@ -115,9 +102,11 @@ def equivalent(points: Sequence[tuple[float, float]], bpb: float) -> tuple[float
 
 
 def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over seeds, and the gap to the base over the seeds that both have."""
-    scores, others = ({row["seed"]: score_of(row) for row in rows} for rows in (mine, base))
-    body: dict[str, Any] = {"seeds": sorted(scores), "reads": "raw" if mine[0]["raw_bpb"] is not None else "its view"}
+    """Means over seeds, the gap to the base at the same mark over the seeds that both have, and what that is worth."""
+    body: dict[str, Any] = {name: mine[0][name] for name in ("unit", "size", "mark", "arm")}
+    equal = [row for row in base if row["mark"] == body["mark"]]
+    scores, others = ({row["seed"]: score_of(row) for row in rows} for rows in (mine, equal))
+    body |= {"seeds": sorted(scores), "reads": "raw" if mine[0]["raw_bpb"] is not None else "its view"}
     body |= {"bpb": _mean(scores.values()), "bpb_range": [min(scores.values()), max(scores.values())]}
     views = mine[0]["view_bpb"]
     body["view_bpb"] = {view: _mean(row["view_bpb"][view] for row in mine) for view in views}
@@ -137,6 +126,8 @@ def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]])
         each = [100 * (our / their - 1) for our, their in zip(ours, theirs, strict=True)]
         body["gap_range"] = [min(each), max(each)]
         body["ranges_apart"] = max(ours) < min(theirs) or min(ours) > max(theirs)
+    if worth := equivalent(_curve(base, body["seeds"]), body["bpb"]):
+        body["compute_gain"], body["compute_gain_is"] = worth[0] / body["mark"], worth[1]
     return body
 
 
