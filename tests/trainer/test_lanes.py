@@ -117,7 +117,7 @@ def test_lanes_begin_evenly_spread_over_the_text_in_an_order_of_their_own(
             assert abs(held[ordinal] - 400 * split.length("raw", ordinal) / total) <= 1
     longest = max(held, key=held.__getitem__)
     within = {(lane.part, lane.offset) for lane in state.lanes if planner.orders[0][lane.number] == longest}
-    assert len(within) > 0.9 * held[longest]  # not all at one place
+    assert len(within) > 0.5 * held[longest]  # not all at one place; in a pair, which has only anchors, some share one
     _, after = planner.next(state)
     assert after.taken_S[0] <= len(split)
 
