@@ -61,7 +61,11 @@ class Config:
         ("float32", "bfloat16", "powersgd"),
     )
 
-    mode: str = _say("proxy", "recipe: both views mixed, one view only, or both unpaired (parallel)", MODES)
+    mode: str = _say(
+        "proxy",
+        "recipe: both views mixed; one view only; parallel: before --anneal every document in both, apart",
+        MODES,
+    )
     views: str = _say(
         "", "compressed views to train on, with their shares of it: a:0.6,b:0.3; by default the set's first"
     )

@@ -1,5 +1,6 @@
 """The same panels as one PNG, drawn with matplotlib (the extra byteproxy[plots])."""
 
+import importlib.util
 import io
 from collections.abc import Sequence
 
@@ -11,15 +12,20 @@ WIDTH, DOTS = 12.0, 100  # inches, and pixels each: to be read at 1,200 pixels
 MOST_IN_LEGEND = 7  # names a line
 
 
-def png(title: str, panels: Sequence[Panel]) -> bytes:
-    """The picture; the same panels give the same pixels. Raises ByteproxyError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
-    except ImportError:
+def require_matplotlib() -> None:
+    """Raises ByteproxyError where it is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
         raise ByteproxyError(
             "a PNG needs matplotlib, which is not installed: pip install 'byteproxy[plots]', or give --no-png"
-        ) from None
+        )
+
+
+def png(title: str, panels: Sequence[Panel]) -> bytes:
+    """The picture; the same panels give the same pixels. Raises ByteproxyError without matplotlib."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     columns = 2 if len(panels) > 1 else 1
     rows = -(-len(panels) // columns)
     fullest = max(panels, key=lambda panel: len(panel.lines))

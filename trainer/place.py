@@ -59,7 +59,7 @@ def plan_rows(lanes_RF, taken_S, used_S, weights_S, unit, ahead, draws, base_S, 
     """Fill the rows of one batch; returns the number of pieces, or what is missing.
 
     `ahead`, `draws`: tuples of each set's records (D, A) and draws (D,), which begin at running count `base_S`.
-    `rates`: (share of compressed streams, probability of a pair, is the mode parallel, probability of turns, bytes of a
+    `rates`: (share of compressed streams, probability of a pair, are all in parallel, probability of turns, bytes of a
     part in these). `shares_V`: cumulated. `phase`: the step that the schedule's present phase began at.
     `counts`: (3,) documents begun, of these not pairable; left. On a negative result everything given is spoilt.
     """

@@ -276,8 +276,7 @@ class Planner:
         place.open_document(lane, records_DA[0], draws_D[0], self._numbers(rates), self._shares_V)
 
     def _numbers(self, rates: Rates) -> tuple[float, float, bool, float, int]:
-        parallel = self.config.mode == "parallel"
-        return rates.compressed, rates.pair, parallel, rates.switch, self.config.switch_bytes
+        return rates.compressed, rates.pair, rates.parallel, rates.switch, self.config.switch_bytes
 
     def _forget(self, state: PlanState, pairs: bool) -> None:
         """Let go of documents that are behind every lane; look again where pairs have come into force since."""

@@ -49,12 +49,13 @@ SWITCH = 5  # one stream of parts that are raw and compressed in turn, each of w
 @dataclass(frozen=True)
 class Rates:
     """The probability of a document to be laid out in turns; of the others the share of compressed streams, and the
-    probability to be a pair.
+    probability to be a pair. `parallel`: these are each laid out in both views, apart, whatever the rates.
     """
 
     compressed: float
     pair: float = 0.0
     switch: float = 0.0
+    parallel: bool = False
 
     @property
     def anchors(self) -> bool:
@@ -99,7 +100,7 @@ def rates_at(config: Schedule, step: int, bytes_per_symbol: float = 1.0) -> Rate
         rate = stream_rate(rate, bytes_per_symbol)
     most = most_pairs(rate)
     pair = most if step < warm else min(config.pairs, most)
-    return Rates(rate, pair, config.switch if config.mode == "proxy" else 0.0)
+    return Rates(rate, pair, config.switch if config.mode == "proxy" else 0.0, config.mode == "parallel")
 
 
 def phase_at(config: Schedule, step: int) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 
 from shards.errors import ByteproxyError
 from trainer.__main__ import main
-from trainer.compare.arms import Wanted, check_views, folder_name, identity, wanted_runs
+from trainer.compare.arms import Wanted, check_codecs, check_views, folder_name, identity, wanted_runs
 from trainer.compare.cli import solve_all
 from trainer.compare.driver import FIGURES, Run, Stop, drive, flags_of
 from trainer.compare.flops import Work
@@ -75,6 +76,7 @@ def plan(tmp_path: Path) -> Callable[..., PlanFile]:
         ('mode = "bytes"', 'mode = "bytes"\nsteps = 5', r"\[arms\.bytes\]: key 'steps' is the driver's to set"),
         ("seeds = [0]", 'seeds = [0]\nagainst = "gold"', r"against = 'gold' found, one of the arms bytes, proxy"),
         ("seeds = [0]", "seeds = [0]\ntranslate = -1", r"small\.toml: translate = -1 found, a whole number from 0"),
+        ("flops = [5e8]", "flops = [5e8]\nseeds = [7]", r"\[sizes\.tiny\]: no arm has a run of this size"),
         ("encode = 10", 'encode = "lm-9t"', r"\[views\.sentencepiece\] encode: 'lm-9t' found, FLOPs a byte or one of"),
     ],
 )  # fmt: skip
@@ -89,15 +91,44 @@ def test_what_a_plan_gets_wrong_is_named(plan: Callable[..., PlanFile], old: str
     [
         ('mode = "bytes"', 'mode = "bites"', "plan small, size tiny, arm bytes: --mode: 'bites' found"),
         ('views = "sentencepiece"\n[', "rate = 0.5\n[", "arm proxy: no views found, views = .* expected in mode proxy"),
-        ('views = "sentencepiece"\n[', 'views = "zip"\n[', "arm proxy: view zip found, of sentencepiece, gzip"),
+        ('views = "sentencepiece"\n[', 'views = "zip"\n[', "views.sentencepiece]: no arm trains on such a view"),
+        ("sentencepiece", "zip", "arm proxy: view zip found, of sentencepiece, gzip expected"),
     ],
 )  # fmt: skip
 def test_an_arm_that_cannot_run_is_named(
     plan: Callable[..., PlanFile], tiny_folder: Path, old: str, new: str, message: str
 ) -> None:
-    read = plan(PLAN.replace(old, new, 1))
+    read = plan(PLAN.replace(old, new))
     with pytest.raises(ByteproxyError, match=message):
         check_views(read, wanted_runs(read, str(tiny_folder)), str(tiny_folder))
+
+
+def test_keys_may_be_spelt_with_dashes(plan: Callable[..., PlanFile]) -> None:
+    read = plan(PLAN.replace("encode = 10", "bytes-per-symbol = 2.5\n[machine]\nflops-per-second = 1e9"))
+    assert read.views["sentencepiece"].bytes_per_symbol == 2.5 and read.machine.flops_per_second == 1e9
+
+
+def test_what_a_command_cannot_mean_is_refused_before_anything_is_read() -> None:
+    for option in ("--jobs", "--limit-seconds"):
+        with pytest.raises(ByteproxyError, match=f"{option}: -1 found, 0 or more expected"):
+            main(["compare", "no.toml", option, "-1"])
+
+
+def test_a_codec_that_is_missing_is_told_before_anything_is_trained(
+    plan: Callable[..., PlanFile], tiny_folder: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "set"
+    shutil.copytree(tiny_folder, shards)
+    wanted = {
+        text: wanted_runs(plan(PLAN.replace("translation", text)), str(shards))
+        for text in ("translation", "compose = 'both'\ntranslation")
+    }
+    for folder in shards.glob("codecs/sentencepiece-*"):
+        shutil.rmtree(folder)
+    plain, composed = wanted.values()
+    check_codecs(plain, str(shards))  # training itself asks for none
+    with pytest.raises(ByteproxyError, match="sentencepiece"):
+        check_codecs(composed, str(shards))
 
 
 def test_a_run_is_named_after_all_that_moves_a_weight_and_nothing_else(plan: Callable[..., PlanFile]) -> None:
@@ -140,11 +171,15 @@ def finished(wanted: Wanted, folder: Path, bpb: float) -> Run:
     (folder / "views.json").write_text(json.dumps(dict.fromkeys(wanted.views, 1.5)))
     told = dict.fromkeys(FIGURES, 0.5) | {"exact_match": 0.25 + 0.5 * wanted.seed, "bpb_alone": 0.75}
     (folder / "translate.json").write_text(json.dumps(dict.fromkeys(wanted.views, told)))
-    return Run(wanted, wanted.config, Solved(10, Work.none(len(wanted.views)), 123), folder, 8, wanted.views)
+    return planned(wanted, folder, 1000)
 
 
-def tables_by_folder(runs: list[Run]) -> dict[Path, list[int]]:
-    return {run.folder: [320, 576][: 1 + len(run.wanted.views)] for run in runs}
+def planned(wanted: Wanted, folder: Path, symbols: int = 0) -> Run:
+    """A run of so many symbols of each view."""
+    work = Work.none(len(wanted.views))
+    work.symbols_V[:] = symbols
+    tables = [320, 576][: 1 + len(wanted.views)]
+    return Run(wanted, wanted.config, Solved(10, work, 123), folder, tables, {"raw": "abc"}, 8, wanted.views)
 
 
 def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFile], tmp_path: Path) -> None:
@@ -152,8 +187,7 @@ def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFi
     scores = {("bytes", 0): 2.0, ("bytes", 1): 2.2, ("proxy", 0): 1.8, ("proxy", 1): 1.9}
     wanted = wanted_runs(read, "set")
     runs = [finished(run, tmp_path / f"{run.arm}{run.seed}", scores[run.arm, run.seed]) for run in wanted]
-    tables = tables_by_folder(runs)
-    body = collect(read, runs, tables)
+    body = collect(read, runs)
     base, proxy = body["groups"]
     assert body["complete"] and base["bpb"] == pytest.approx(2.1) and base["gap_percent"] == 0
     assert proxy["bpb_range"] == [1.8, 1.9] and proxy["gap_percent"] == pytest.approx(100 * (1.85 / 2.1 - 1))
@@ -162,8 +196,12 @@ def test_means_spreads_and_gaps_are_those_of_the_runs(plan: Callable[..., PlanFi
     rows = table_rows(body, "flops", {run.folder.name: 60.0 for run in runs})
     assert rows[1]["BPB"] == "1.8500 ± 0.0500" and rows[1]["ranges apart"] == "yes" and rows[1]["minutes"] == "1.0"
     assert [row["translated"] for row in rows] == ["", "sentencepiece 50.0% -0.250"]
-    (runs[1].folder / "result.json").unlink()
-    assert not collect(read, runs, tables)["complete"]
+    assert [row["data"] for row in body["runs"]] == [{"raw": "abc"}] * 4
+    (runs[2].folder / "result.json").unlink()  # of the second seed the arm held against has none
+    partial = collect(read, runs)
+    (proxy,) = (group for group in partial["groups"] if group["arm"] == "proxy")
+    assert not partial["complete"] and proxy["seeds"] == [0, 1] and proxy["gap_seeds"] == [0]
+    assert [row["ranges apart"] for row in table_rows(partial, "flops", {})] == ["", ""]
 
 
 def test_worth_is_read_off_the_marks_of_the_arm_held_against(plan: Callable[..., PlanFile], tmp_path: Path) -> None:
@@ -171,7 +209,7 @@ def test_worth_is_read_off_the_marks_of_the_arm_held_against(plan: Callable[...,
     scores = {("bytes", 5e8): 2.0, ("bytes", 2e9): 1.0, ("proxy", 5e8): 9.0, ("proxy", 2e9): 2.0**0.5}
     wanted = wanted_runs(read, "set")
     runs = [finished(run, tmp_path / f"{run.arm}{run.mark}", scores[run.arm, run.mark]) for run in wanted]
-    body = collect(read, runs, tables_by_folder(runs))
+    body = collect(read, runs)
     found = {(group["arm"], group["mark"]): group["compute_gain"] for group in body["groups"]}
     assert found == {("bytes", 5e8): pytest.approx(1), ("bytes", 2e9): pytest.approx(1), ("proxy", 5e8): 0.5,
                      ("proxy", 2e9): pytest.approx(0.5)}  # fmt: skip
@@ -180,9 +218,7 @@ def test_worth_is_read_off_the_marks_of_the_arm_held_against(plan: Callable[...,
     lucky = replace(wanted[2], seed=1)
     assert lucky.arm == "bytes"
     runs.append(finished(lucky, tmp_path / "lucky", 0.5))
-    (group,) = (
-        g for g in collect(read, runs, tables_by_folder(runs))["groups"] if (g["arm"], g["mark"]) == ("proxy", 2e9)
-    )
+    (group,) = (each for each in collect(read, runs)["groups"] if (each["arm"], each["mark"]) == ("proxy", 2e9))
     assert group["compute_gain"] == pytest.approx(0.5)
 
 
@@ -209,18 +245,21 @@ def test_what_is_left_to_score_follows_from_the_files_and_needs_a_checkpoint_for
     plan: Callable[..., PlanFile], tmp_path: Path
 ) -> None:
     wanted = wanted_runs(plan(), "set")[1]
-    run = Run(wanted, wanted.config, Solved(10, Work.none(1), 123), tmp_path / "run", 8, ("sentencepiece",))
+    run = planned(wanted, tmp_path / "run")
     assert run.unscored == [("evaluate", "sentencepiece"), ("translate", "sentencepiece")] and not run.done
     weights = run.folder / "checkpoints" / "step_00000010" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.touch()
-    (run.folder / "result.json").write_text("{}")
+    (run.folder / "result.json").write_text('{"symbols": {"raw": 0, "sentencepiece": 0}}')
+    assert run.trained and not replace(run, folder=tmp_path / "elsewhere").trained
     (run.folder / "views.json").write_text('{"sentencepiece": 1.5}')
     assert run.unscored == [("translate", "sentencepiece")]
     (run.folder / "translate.json").write_text('{"sentencepiece": {"wanted": 8}}')
     assert run.done and not replace(run, segments=9).done
     weights.unlink()
     assert replace(run, segments=9).done  # it cannot be scored again: its results were brought here without weights
+    (run.folder / "views.json").unlink()
+    assert not run.trained  # nor at all: it has to be trained again
 
 
 @pytest.mark.parametrize(("handler", "noted"), [(signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, 0)])
@@ -232,6 +271,19 @@ def test_a_terminal_that_is_closed_stops_the_runs_but_not_under_nohup(handler: s
         assert stop.signal == noted and stop.due == bool(noted) and signal.getsignal(signal.SIGHUP) is handler
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_on_other_symbols_than_were_planned_is_refused_each_time(
+    plan: Callable[..., PlanFile], tmp_path: Path
+) -> None:
+    run = finished(wanted_runs(plan(), "set")[1], tmp_path / "run", 2.0)
+    assert run.done and drive([run], Stop(), 0.0, print) == []
+    result = json.loads((run.folder / "result.json").read_text())
+    (run.folder / "result.json").write_text(json.dumps(result | {"symbols": {"raw": 1000, "sentencepiece": 999}}))
+    for _ in range(2):
+        (failure,) = drive([run], Stop(), 0.0, print)
+        assert re.search(r"trained on \[1000, 999\] symbols by view, the planner said \[1000, 1000\]", str(failure))
+    assert not collect(plan(), [run])["runs"]
 
 
 class StopOnce(Stop):
@@ -246,15 +298,15 @@ class StopOnce(Stop):
         return super().due or any(self.out.glob("runs/*/checkpoints/step_*"))
 
 
-def test_a_run_that_fails_ends_the_others_and_is_named(tiny_folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "small.toml"
-    path.write_text(PLAN.replace("flops = [5e8]", "flops = [4e10]"))
-    wanted = wanted_runs(read_plan(path), str(tiny_folder))
-    runs = solve_all(wanted, [[320, 576][: 1 + len(run.views)] for run in wanted], tmp_path / "out", Stop())
-    failing = replace(runs[0], config=replace(runs[0].config, shards=str(tmp_path / "gone")))
-    with pytest.raises(ByteproxyError, match=re.escape(f"{failing.wanted}: ended with exit status")):
-        drive([failing, *runs[1:]], Stop(), 0.0, print, 2)
-    assert not [run for run in runs if (run.folder / "result.json").exists()]
+def test_a_run_that_fails_ends_no_other_and_is_named(
+    plan: Callable[..., PlanFile], tiny_folder: Path, tmp_path: Path
+) -> None:
+    wanted = wanted_runs(plan(), str(tiny_folder))
+    runs = solve_all(wanted, {"sentencepiece": 512}, tmp_path / "out", Stop())
+    failing = replace(runs[0], config=replace(runs[0].config, shards=str(tiny_folder / "gone")))
+    (failure,) = drive([failing, runs[1]], Stop(), 0.0, print)
+    assert str(failure).startswith(f"{failing.wanted}: ended with exit status")
+    assert runs[1].done and not runs[0].trained
 
 
 @pytest.mark.slow
@@ -266,9 +318,8 @@ def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_file(tiny_fold
     assert main([*arguments, str(whole)]) == 0
 
     wanted = wanted_runs(read_plan(path), str(tiny_folder))
-    tables = [[320, 576][: 1 + len(run.views)] for run in wanted]
-    runs = solve_all(wanted, tables, parts, Stop())
-    assert not drive(runs, StopOnce(parts), 0.0, print)
+    runs = solve_all(wanted, {"sentencepiece": 512}, parts, Stop())
+    assert drive(runs, StopOnce(parts), 0.0, print) == [] and not any(run.done for run in runs)
     stopped = runs[0].folder
     assert list(stopped.glob("checkpoints/step_*")) and not (stopped / "result.json").exists()
     assert main([*arguments, str(parts), "--limit-seconds", "1"]) == 3

@@ -25,9 +25,14 @@ def comparison(arms: list[str], missing: str = "") -> dict[str, Any]:
             for number, arm in enumerate(arm for arm in arms if arm != missing):
                 seeds, bpb = [0, 1] if arm in arms[:2] else [0], 2.5 - 1e-16 * mark - 0.01 * number
                 apart = 0.004 if len(seeds) > 1 else 0.0
-                group = {"unit": "flops", "size": size, "mark": mark, "arm": arm, "seeds": seeds, "bpb": bpb}
+                group = {"unit": "flops", "size": size, "mark": mark, "arm": arm, "bpb": bpb}
                 group |= {"bpb_range": [bpb - apart, bpb + apart], "reads": "its view" if arm == "tokens" else "raw"}
-                group |= {"gap_percent": -0.4 * number, "gap_range": [-0.4 * number - apart, -0.4 * number + apart]}
+                group |= {
+                    "seeds": seeds,
+                    "gap_seeds": seeds,
+                    "gap_percent": -0.4 * number,
+                    "gap_range": [-0.4 * number - apart, -0.4 * number + apart],
+                }
                 text = {"raw": mark / 1e3, "view": number * mark / 1e3}
                 groups.append(group | {"body_parameters": PARAMETERS[size], "bytes_of_text": text})
     return {"arms": arms, "against": "bytes", "groups": groups}

@@ -81,6 +81,15 @@ def test_a_document_that_a_later_phase_would_lay_out_otherwise_is_left_there(
     assert left[30] + left[60] <= 2 * lanes
 
 
+def test_documents_in_both_views_apart_end_where_the_annealing_begins(mixed_set: ShardSet) -> None:
+    config = PlanSettings(mode="parallel", translation=0.0, anneal=0.4, steps=100, batch_rows=2, lanes=4)
+    planner, symbols = planner_of(mixed_set, config), Counter[tuple[bool, int]]()
+    for plan, _ in planner.plans(planner.initial()):
+        for piece in plan.pieces:
+            symbols[plan.step >= 60, piece.view] += piece.end - piece.begin
+    assert symbols[False, 0] > symbols[False, 1] > 0 and symbols[True, 0] and not symbols[True, 1]
+
+
 def test_documents_that_a_run_leaves_half_done_are_named(mixed_set: ShardSet) -> None:
     planner = planner_of(mixed_set, PlanSettings(mode="bytes", batch_rows=2))
     state = planner.initial()

@@ -42,6 +42,8 @@ def wanted_runs(plan: PlanFile, shards: str) -> list[Wanted]:
                 if size.seeds is None or seed in size.seeds:
                     config, views = _config(plan, size, arm, {"shards": shards, "seed": seed})
                     found.append(Wanted(size.name, arm.name, seed, unit, mark, config, views))
+    if unused := plan.views.keys() - {view for run in found for view in run.views}:
+        raise ByteproxyError(f"plan {plan.name}: [views.{', '.join(sorted(unused))}]: no arm trains on such a view")
     return found
 
 
@@ -68,6 +70,13 @@ def check_views(plan: PlanFile, runs: Sequence[Wanted], shards: str) -> Mapping[
                 f"expected, which {shards} has; `python -m pipeline add-view` adds one"
             )
     return {name: there[name] for run in runs for name in run.views}
+
+
+def check_codecs(runs: Sequence[Wanted], shards: str) -> None:
+    """Load the codecs that runs will ask for what their symbols stand for: one that is missing is told beforehand."""
+    shard_set = ShardSet.open(parse_shards(shards)[0][0])
+    for name in dict.fromkeys(view for run in runs if run.config.compose != "off" for view in run.views):
+        shard_set.codec(name)
 
 
 def tables_of(run: Wanted, alphabets: Mapping[str, int]) -> list[int]:

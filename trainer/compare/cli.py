@@ -7,13 +7,14 @@ from pathlib import Path
 
 from shards.errors import ByteproxyError
 from shards.manifest import View, write_atomically
-from trainer.compare.arms import Wanted, check_views, folder_name, tables_of, wanted_runs
+from trainer.compare.arms import Wanted, check_codecs, check_views, folder_name, tables_of, wanted_runs
 from trainer.compare.driver import Run, Stop, drive
 from trainer.compare.plan_file import PlanFile, read_plan
 from trainer.compare.solve import Known
-from trainer.config import Config
+from trainer.config import Config, flag
 from trainer.flags import parse_options
 from trainer.mixture import open_mixture
+from trainer.picture import png, require_matplotlib
 
 NOT_DONE = 3
 
@@ -29,7 +30,8 @@ bring each arm to a mark are solved beforehand by the planner. Each mark is a ru
   --out DIR          by default runs/compare-PLAN; holds compare.json, compare.md, compare.html, compare.png, runs/
   --jobs N           runs at once; by default on the CPU as many as there are cores for their `threads`, on a GPU one.
                      Changes no figure
-  --limit-seconds N  stop after N seconds: runs in progress save a checkpoint, and the exit status is 3
+  --limit-seconds N  stop after N seconds: runs in progress save a checkpoint, and the exit status is 3. By a signal it
+                     is 128 and its number, 2 where a run failed, which ends no other
   --dry-run          show parameters, steps, FLOPs and hours of all runs, and train nothing
   --no-png           no picture (it needs matplotlib)
 
@@ -38,7 +40,8 @@ files and the same set. On the CPU the same plan gives the same compare.json. A 
 
   seeds = [0, 1, 2]
   translate = 200          held-out segments that each trained run translates from its views; by default none
-  [settings]               of every run: see `python -m trainer train --help`; start from each field's own default
+  [settings]               of every run: see `python -m trainer train --help`; start from each field's own default, but
+                           for schedule = "wsd", decay = 0.4, lr_floor = 0.02, eval_every = 0
   context = 512
   [sizes.small]            a body, and its marks: FLOPs of training, or bytes of text
   width = 128
@@ -54,12 +57,15 @@ files and the same set. On the CPU the same plan gives the same compare.json. A 
   flops_per_second = 1e11
 
   python -m trainer compare plans/smoke.toml --shards data/stdlib
-  until python -m trainer compare plans/cpu.toml --limit-seconds 3300; do :; done
+  while python -m trainer compare plans/cpu.toml --limit-seconds 3300; [ $? = 3 ]; do :; done
 """
 
 
 def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
-    """Returns 0 when all is done, 3 when runs are left. `newest_set`: what to compare on by default."""
+    """Returns 0 when all is done, 3 when runs are left for want of time. `newest_set`: what to compare on by default.
+
+    Raises ByteproxyError where runs failed, once what can be done is done and results are written.
+    """
     if {"-h", "--help"} & set(arguments):
         print(USAGE, end="")
         return 0
@@ -67,6 +73,8 @@ def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
         raise ByteproxyError("the plan's file expected first; for instance: compare plans/smoke.toml")
     defaults = {"shards": "", "out": "", "jobs": 0, "limit_seconds": 0, "dry_run": False, "png": True}
     options = parse_options(arguments[1:], defaults)
+    if negative := [name for name in ("jobs", "limit_seconds") if options[name] < 0]:
+        raise ByteproxyError(f"{flag(negative[0])}: {options[negative[0]]} found, 0 or more expected")
     plan = read_plan(Path(arguments[0]))
     if options["dry_run"]:
         from trainer.compare.dry_run import dry_run
@@ -78,18 +86,24 @@ def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
     out = Path(options["out"] or Path("runs") / f"compare-{plan.name}")
     wanted = wanted_runs(plan, shards)
     views = check_views(plan, wanted, shards)
-    tables = [tables_of(run, {name: view.alphabet for name, view in views.items()}) for run in wanted]
-    stop = Stop(options["limit_seconds"])
+    check_codecs(wanted, shards)
+    if options["png"]:
+        require_matplotlib()  # rather than after hours of training
+    _say(f"{plan.name}: {len(wanted)} runs on {shards}, into {out}")
+    stop, failures = Stop(options["limit_seconds"]), list[ByteproxyError]()
     with stop.listening():
-        runs = [with_translation(run, plan, views) for run in solve_all(wanted, tables, out, stop)]
-        machine = plan.machine
-        jobs = options["jobs"] or jobs_here([run.config for run in runs])
-        done = len(runs) == len(wanted) and drive(runs, stop, machine.flops_per_second * machine.mfu, _say, jobs)
-    if len(runs) == len(wanted):
-        write(plan, runs, {run.folder: table for run, table in zip(runs, tables, strict=True)}, out, options["png"])
-    if not done:
-        _say("stopped; the same command goes on")
-    return 0 if done else NOT_DONE
+        alphabets = {name: view.alphabet for name, view in views.items()}
+        runs = [with_translation(run, plan, views) for run in solve_all(wanted, alphabets, out, stop)]
+        if len(runs) == len(wanted):
+            machine, jobs = plan.machine, options["jobs"] or jobs_here([run.config for run in runs])
+            failures = drive(runs, stop, machine.flops_per_second * machine.mfu, _say, jobs)
+            write(plan, runs, out, options["png"])
+    if failures and not stop.due:
+        raise ByteproxyError("\n".join(map(str, failures)))
+    if len(runs) == len(wanted) and all(run.done for run in runs):
+        return 0
+    _say("stopped; the same command goes on")
+    return 128 + stop.signal if stop.signal else NOT_DONE
 
 
 def jobs_here(configs: Sequence[Config]) -> int:
@@ -102,18 +116,19 @@ def jobs_here(configs: Sequence[Config]) -> int:
     return max(1, cores() // max(config.threads for config in resolved))
 
 
-def solve_all(wanted: Sequence[Wanted], tables: Sequence[Sequence[int]], out: Path, stop: Stop) -> list[Run]:
-    """The runs with their steps and folders; fewer where it was time to stop."""
+def solve_all(wanted: Sequence[Wanted], alphabets: Mapping[str, int], out: Path, stop: Stop) -> list[Run]:
+    """The runs with their steps and folders, by the sizes of views' alphabets; fewer where it was time to stop."""
     out.mkdir(parents=True, exist_ok=True)
     known, runs = Known(out / "steps.json"), []
-    for run, table in zip(wanted, tables, strict=True):
+    for run in wanted:
         if stop.due:
             break
-        mixture = open_mixture(run.config)
-        solved = known.solve(run.config, mixture, table, run.unit, run.mark)
+        mixture, tables = open_mixture(run.config), tables_of(run, alphabets)
+        solved = known.solve(run.config, mixture, tables, run.unit, run.mark)
         config = dataclasses.replace(run.config, steps=solved.steps)
         folder = out / "runs" / folder_name(run, config, mixture.digests)
-        runs.append(Run(run, dataclasses.replace(config, run=str(folder)), solved, folder))
+        config = dataclasses.replace(config, run=str(folder))
+        runs.append(Run(run, config, solved, folder, tables, mixture.digests))
     return runs
 
 
@@ -124,13 +139,13 @@ def with_translation(run: Run, plan: PlanFile, views: Mapping[str, View]) -> Run
     return dataclasses.replace(run, segments=plan.translate, translated=wanted)
 
 
-def write(plan: PlanFile, runs: Sequence[Run], tables: dict[Path, Sequence[int]], out: Path, picture: bool) -> None:
+def write(plan: PlanFile, runs: Sequence[Run], out: Path, picture: bool) -> None:
     """Every file of results, and the table to the console."""
     from trainer.compare.pictures import panels
     from trainer.compare.results import NOTE, TITLES, collect, foreword, markdown, seconds, table_rows
     from trainer.page import html
 
-    body, times = collect(plan, runs, tables), seconds(runs)
+    body, times = collect(plan, runs), seconds(runs)
     if not body["runs"]:
         return
     write_atomically(out / "compare.json", json.dumps(body, indent=1).encode() + b"\n")
@@ -140,8 +155,6 @@ def write(plan: PlanFile, runs: Sequence[Run], tables: dict[Path, Sequence[int]]
     rows = [{"matched by": unit, **row} for unit in TITLES for row in table_rows(body, unit, times)]
     write_atomically(out / "compare.html", html(title, rows, drawn, " ".join([*foreword(body), NOTE])).encode())
     if picture:
-        from trainer.picture import png
-
         write_atomically(out / "compare.png", png(title, drawn))
     _say(f"\n{text}\n{out / 'compare.html'}")
 

@@ -1,7 +1,8 @@
 """Trains the runs of a comparison, each in a process of its own, and goes on where it was stopped.
 
 A run's folder is named after what its figures follow from, so a run that is done is found again and not repeated, and
-one with other settings lies elsewhere. A stop ends the runs in progress by SIGTERM, upon which they save a checkpoint.
+one with other settings lies elsewhere. A stop ends the runs in progress by SIGTERM, upon which they save a checkpoint;
+a run that fails ends no other.
 
 What results need of a run are its small JSON files: where these were brought from another machine without checkpoints,
 it counts as done, and what was not scored there of translation is left out.
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,27 +38,46 @@ GRACE = 600  # seconds that a run has to finish its step and save
 class Run:
     """A run with its steps: what it is wanted for, its config, and its folder.
 
-    `translated`: views from which `segments` held-out segments are translated once it is trained.
+    `tables`: rows of each view's table, raw first. `digests`: what tells its data from other data. `translated`: views
+    from which `segments` held-out segments are translated once it is trained.
     """
 
     wanted: Wanted
     config: Config
     solved: Solved
     folder: Path
+    tables: Sequence[int]
+    digests: Mapping[str, str]
     segments: int = 0
     translated: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
-        """Whether it is trained, and each of its views is scored."""
-        return (self.folder / RESULT).exists() and not self.unscored
+        """Whether it is trained as it was planned, and each of its views is scored."""
+        return self.trained and not self.unscored and self.found == self.solved.work.symbols_V.tolist()
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has a result and, where a view is yet to be scored, the weights that this takes."""
+        known = read_json(self.folder / VIEWS)
+        return (self.folder / RESULT).exists() and (self.weights or all(view in known for view in self.wanted.views))
+
+    @property
+    def weights(self) -> bool:
+        """Whether they are here; a run brought from another machine may have none."""
+        return any(self.folder.glob("checkpoints/step_*/model*"))
+
+    @property
+    def found(self) -> list[int]:
+        """Symbols by view that it was trained on, as its result says."""
+        return list(read_json(self.folder / RESULT).get("symbols", {}).values())
 
     @property
     def unscored(self) -> list[tuple[str, str]]:
         """Verbs with the views that they have yet to score."""
         known, told = read_json(self.folder / VIEWS), read_json(self.folder / TRANSLATE)
         found = [("evaluate", view) for view in self.wanted.views if view not in known]
-        if any(self.folder.glob("checkpoints/step_*/model*")) or not (self.folder / RESULT).exists():
+        if self.weights or not (self.folder / RESULT).exists():
             wanted = [view for view in self.translated if told.get(view, {}).get("wanted") != self.segments]
             found += [("translate", view) for view in wanted]
         return found
@@ -95,12 +115,15 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def drive(runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], None], jobs: int = 1) -> bool:
-    """Do what is not done yet, `jobs` runs at once; returns whether all is. `rate`: FLOPs a second to guess the time
-    left by, 0: unknown. Where a run fails, the others save a checkpoint before that is raised."""
+def drive(
+    runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], None], jobs: int = 1
+) -> list[ByteproxyError]:
+    """Do what is not done yet, `jobs` runs at once; returns why runs failed. `rate`: FLOPs a second to guess the time
+    left by, 0: unknown. What is no ByteproxyError is raised, once the runs in progress have saved a checkpoint."""
     waiting = list({run.folder: run for run in runs if not run.done}.values())  # two arms may be one run
     if waiting:
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done, {_left(runs, rate, jobs)}")
+    failures = []
     with ThreadPoolExecutor(jobs) as pool:
         parts = []
         for number, run in enumerate(waiting, len(runs) - len(waiting) + 1):
@@ -108,11 +131,15 @@ def drive(runs: Sequence[Run], stop: Stop, rate: float, say: Callable[[str], Non
             parts.append(pool.submit(_do, run, place, runs, stop, say, lambda: _left(runs, rate, jobs)))
         try:
             for part in as_completed(parts):
-                part.result()
+                try:
+                    part.result()
+                except ByteproxyError as error:
+                    failures.append(error)
+                    say(f"failed, the others go on: {error}")
         except BaseException:
             stop.until = min(stop.until, time.monotonic())
             raise
-    return all(run.done for run in runs)
+    return failures
 
 
 def _do(
@@ -122,11 +149,11 @@ def _do(
     if stop.due:
         return
     say(f"{place} {run.wanted}: {run.config.steps:,} steps, {run.solved.flops:.3g} FLOPs → {run.folder}")
-    if not (run.folder / RESULT).exists():
+    if not run.trained:
         _lend_baselines(run, runs)
         if _child(run, ["train", *flags_of(run.config)], stop) is None:
             return
-        check_against_plan(run)
+    check_against_plan(run)
     for verb, view in run.unscored:
         more = ["--count", str(run.segments)] if verb == "translate" else []
         text = _child(run, [verb, "--run", str(run.folder), "--shards", run.config.shards, "--view", view, *more,
@@ -145,11 +172,10 @@ def flags_of(config: Config) -> list[str]:
 
 def check_against_plan(run: Run) -> None:
     """The targets that a run was trained on must be those that its steps were solved by: else nothing is matched."""
-    found = list(read_json(run.folder / RESULT)["symbols"].values())
-    if found != (expected := run.solved.work.symbols_V.tolist()):
+    if run.found != (expected := run.solved.work.symbols_V.tolist()):
         raise ByteproxyError(
-            f"{run.folder}: trained on {found} symbols by view, the planner said {expected}. Was the set changed, or "
-            "were documents put into quarantine? Remove the folder to train again"
+            f"{run.folder}: trained on {run.found} symbols by view, the planner said {expected}. Was the set changed, "
+            "or were documents put into quarantine? Remove the folder, and steps.json, to plan and train again"
         )
 
 

@@ -43,7 +43,7 @@ def _at_marks(body: Mapping[str, Any], title: str, unit: str, groups: Sequence[G
         mine = sorted((group for group in groups if group["arm"] == arm), key=lambda group: group["mark"])
         spread = SPREAD if len(marks) == 1 else SPREAD_OF_CURVES
         xs = [places[group["mark"]] + _aside(number, len(arms), spread) for group in mine]
-        panel.lines.append(_line(body, mine, xs, [group["bpb"] for group in mine], "bpb_range"))
+        panel.lines.append(_line(body, mine, xs, "bpb"))
     return panel
 
 
@@ -53,7 +53,7 @@ def _by_bytes_seen(body: Mapping[str, Any], title: str, groups: Sequence[Group])
     panel = Panel(title, AXES["bytes"], BITS, around=max(0.1 * (max(seen) - min(seen)), 0.02 * max(seen)))
     for arm in _arms(body, groups):
         mine = sorted((group for group in groups if group["arm"] == arm), key=_seen)
-        panel.lines.append(_line(body, mine, [_seen(group) for group in mine], [g["bpb"] for g in mine], "bpb_range"))
+        panel.lines.append(_line(body, mine, [_seen(group) for group in mine], "bpb"))
     return panel
 
 
@@ -74,7 +74,7 @@ def _gaps(body: Mapping[str, Any]) -> Panel:
     for number, arm in enumerate(arms):
         mine = sorted((group for group in groups if group["arm"] == arm), key=lambda group: places.index(group["size"]))
         xs = [places.index(group["size"]) + _aside(number, len(arms), SPREAD) for group in mine]
-        panel.lines.append(_line(body, mine, xs, [group["gap_percent"] for group in mine], "gap_range"))
+        panel.lines.append(_line(body, mine, xs, "gap"))
     return panel
 
 
@@ -97,14 +97,17 @@ def _seen(group: Group) -> float:
     return float(sum(group["bytes_of_text"].values()))
 
 
-def _line(body: Mapping[str, Any], mine: Sequence[Group], xs: list[float], ys: list[float], spread: str) -> Line:
-    """An arm's dots. Its colour is its own in every panel; dashed is who is scored by another view than raw bytes."""
+def _line(body: Mapping[str, Any], mine: Sequence[Group], xs: list[float], figure: str) -> Line:
+    """An arm's dots, of its `bpb` or its `gap`. Its colour is its own in every panel; dashed is who is scored by
+    another view than raw bytes."""
+    value, seeds = ("bpb", "seeds") if figure == "bpb" else ("gap_percent", "gap_seeds")
+    ys = [group[value] for group in mine]
     arm, reads = mine[0]["arm"], mine[0]["reads"]
     name = arm if reads == "raw" else f"{arm} (of {reads})"
-    spans = [(group[spread][0], group[spread][1]) for group in mine]
+    spans = [(group[f"{figure}_range"][0], group[f"{figure}_range"][1]) for group in mine]
     notes = [
-        f"{name}, {group['size']}: {y:.4g}, {low:.4g} to {high:.4g} over {len(group['seeds'])} seeds"
-        if len(group["seeds"]) > 1
+        f"{name}, {group['size']}: {y:.4g}, {low:.4g} to {high:.4g} over {len(group[seeds])} seeds"
+        if len(group[seeds]) > 1
         else f"{name}, {group['size']}: {y:.4g}, one seed"
         for group, y, (low, high) in zip(mine, ys, spans, strict=True)
     ]

@@ -12,7 +12,7 @@
     [views.neural]              # what encoding costs: FLOPs a byte of text, or the preset of the codec's LM
     encode = "lm-3m"
 
-Settings start from the defaults of the fields, not from a preset's, but for `schedule = "wsd"` and `eval_every = 0`.
+Settings start from the defaults of the fields, not from a preset's, but for those in DEFAULTS.
 """
 
 import re
@@ -93,8 +93,7 @@ class PlanFile:
 
 def read_plan(path: Path) -> PlanFile:
     """Raises ByteproxyError that names the file, the key, and what was expected."""
-    body = load_toml(path, "plan")
-    _known(body, _TOP, str(path))
+    body = _known(load_toml(path, "plan"), _TOP, str(path))
     sizes, arms = _tables(body, "sizes", path), _tables(body, "arms", path)
     if not sizes or not arms:
         raise ByteproxyError(f"{path}: no [{'arms' if sizes else 'sizes'}.NAME] found, at least one expected")
@@ -104,6 +103,9 @@ def read_plan(path: Path) -> PlanFile:
         raise ByteproxyError(f"{path}: against = {against!r} found, one of the arms {', '.join(arms)} expected")
     found_sizes = tuple(_size(name, table, path) for name, table in sizes.items())
     found_arms = tuple(_arm(name, table, seeds, found_sizes, path) for name, table in arms.items())
+    for size in found_sizes:
+        if not any(size.name in arm.sizes and set(size.seeds or arm.seeds) & set(arm.seeds) for arm in found_arms):
+            raise ByteproxyError(f"{path}: [sizes.{size.name}]: no arm has a run of this size with one of its seeds")
     return PlanFile(
         path.stem, _text(body, "shards", path), against, DEFAULTS | _settings(_table(body, "settings", path), path,
         "[settings]"), found_sizes, found_arms,
@@ -146,7 +148,7 @@ def _arm(name: str, table: dict[str, Any], seeds: tuple[int, ...], sizes: Sequen
 
 def _view(name: str, table: dict[str, Any], path: Path) -> ViewCost:
     place = f"{path}: [views.{name}]"
-    _known(table, ("encode", "alphabet", "bytes_per_symbol"), place)
+    table = _known(table, ("encode", "alphabet", "bytes_per_symbol"), place)
     encode = table.get("encode", 0)
     if isinstance(encode, str):
         from trainer.compare.flops import forward_flops_per_byte
@@ -165,21 +167,22 @@ def _view(name: str, table: dict[str, Any], path: Path) -> ViewCost:
 
 def _machine(table: dict[str, Any], path: Path) -> Machine:
     place = f"{path}: [machine]"
-    _known(table, ("name", "flops_per_second", "mfu"), place)
+    table = _known(table, ("name", "flops_per_second", "mfu"), place)
     _numbers({key: value for key, value in table.items() if key != "name"}, place)
     return Machine(**table)
 
 
 def _settings(table: dict[str, Any], path: Path, place: str, more: tuple[str, ...] = ()) -> dict[str, Any]:
-    _known(table, (*(names() - set(NOT_SET)), *more), f"{path}: {place}")
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    return _known(table, (*(names() - set(NOT_SET)), *more), f"{path}: {place}")
 
 
-def _known(table: Mapping[str, Any], known: tuple[str, ...], place: str) -> None:
+def _known(table: Mapping[str, Any], known: tuple[str, ...], place: str) -> dict[str, Any]:
+    """The table with its keys spelt as ours are; refuses those that are not known."""
     for key in table:
         if key.replace("-", "_") in NOT_SET and key not in known:
             raise ByteproxyError(f"{place}: key {key!r} is the driver's to set; see --help for what a plan says")
         known_key(key, f"{place}: key {key!r}", known)
+    return {key.replace("-", "_"): value for key, value in table.items()}
 
 
 def _table(body: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ arm held against would have to be trained with for the same BPB, as a multiple o
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any
 
 from trainer.baselines import FILE as BASELINES
@@ -21,12 +20,9 @@ from trainer.counts import count_parameters
 TITLES = {"flops": "Matched by training FLOPs", "bytes": "Matched by bytes of text"}
 
 
-def collect(plan: PlanFile, runs: Sequence[Run], tables: Mapping[Path, Sequence[int]]) -> dict[str, Any]:
-    """The body of compare.json: each run that is done, and groups of them over seeds, by unit, size and mark.
-
-    `tables`: rows of each view's table by a run's folder.
-    """
-    rows = [_row(plan, run, tables[run.folder]) for run in runs if run.done]
+def collect(plan: PlanFile, runs: Sequence[Run]) -> dict[str, Any]:
+    """The body of compare.json: each run that is done, and groups of them over seeds, by unit, size and mark."""
+    rows = [_row(plan, run) for run in runs if run.done]
     baselines = next((found for run in runs if (found := read_json(run.folder / BASELINES))), {})
     return {
         "plan": plan.name, "against": plan.against, "arms": [arm.name for arm in plan.arms],
@@ -40,7 +36,7 @@ def seconds(runs: Sequence[Run]) -> dict[str, float]:
     return {run.folder.name: read_json(run.folder / RESULT)["seconds"] for run in runs if run.done}
 
 
-def _row(plan: PlanFile, run: Run, tables: Sequence[int]) -> dict[str, Any]:
+def _row(plan: PlanFile, run: Run) -> dict[str, Any]:
     result, wanted, work = read_json(run.folder / RESULT), run.wanted, run.solved.work
     symbols, text = result["symbols"], result["bytes_of_text"]
     encode = sum(plan.views[view].encode * text[view] for view in wanted.views if view in plan.views)
@@ -49,10 +45,10 @@ def _row(plan: PlanFile, run: Run, tables: Sequence[int]) -> dict[str, Any]:
     return {
         "run": run.folder.name, "size": wanted.size, "arm": wanted.arm, "seed": wanted.seed, "unit": wanted.unit,
         "mark": wanted.mark, "steps": run.config.steps, "flops": run.solved.flops,
-        "flops_by_part": flops_of(run.config, tables, work), "encode_flops": round(encode),
-        "parameters": count_parameters(run.config, tables), "raw_bpb": result.get("raw_bpb"),
+        "flops_by_part": flops_of(run.config, run.tables, work), "encode_flops": round(encode),
+        "parameters": count_parameters(run.config, run.tables), "raw_bpb": result.get("raw_bpb"),
         "view_bpb": {view: views[view] for view in wanted.views}, "translation": told,
-        "val_bytes": result.get("val_bytes"), "symbols": symbols, "bytes_of_text": text,
+        "val_bytes": result.get("val_bytes"), "symbols": symbols, "bytes_of_text": text, "data": dict(run.digests),
     }  # fmt: skip
 
 
@@ -121,6 +117,7 @@ def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]])
     for name in ("symbols", "bytes_of_text"):
         body[name] = {view: _mean(row[name][view] for row in mine) for view in mine[0][name]}
     if both := sorted(scores.keys() & others.keys()):
+        body["gap_seeds"] = both
         ours, theirs = ([each[seed] for seed in both] for each in (scores, others))
         body["gap_percent"] = 100 * (_mean(ours) / _mean(theirs) - 1)
         each = [100 * (our / their - 1) for our, their in zip(ours, theirs, strict=True)]
@@ -147,7 +144,7 @@ def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -
         shown = {"size": group["size"], "mark": f"{group['mark']:.3g}", "arm": group["arm"]}
         shown["BPB"] = f"{group['bpb']:.4f}{spread}" + ("" if group["reads"] == "raw" else " *")
         shown[f"against {body['against']}"] = f"{group['gap_percent']:+.2f}%" if "gap_percent" in group else ""
-        apart = "yes" if group.get("ranges_apart") and len(group["seeds"]) > 1 else ""
+        apart = "yes" if group.get("ranges_apart") and len(group["gap_seeds"]) > 1 else ""
         shown["ranges apart"] = apart if group["arm"] != body["against"] else ""
         if any("compute_gain" in each for each in body["groups"]):
             shown["worth"] = (
