@@ -86,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(arguments: list[str]) -> int:
     """The verb `train`."""
     if {"-h", "--help"} & set(arguments):
-        preset = settings.make_config({})
+        flags, _ = parse_flags([text for text in arguments if text not in ("-h", "--help")], ("config",))
+        preset = settings.make_config({key: flags[key] for key in flags.keys() & {"preset"}})
         fields, presets = describe_fields(preset), ", ".join(PRESETS)
         print(TRAIN.format(preset=preset.preset, fields=fields, presets=presets), end="")
         return 0

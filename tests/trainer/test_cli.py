@@ -45,6 +45,12 @@ def test_help_names_every_verb_and_each_verb_teaches_with_an_example(capsys: pyt
         assert f"python -m trainer {verb} --run" in capsys.readouterr().out
 
 
+def test_the_help_of_train_shows_the_settings_of_the_preset_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, width in ((["--help"], 192), (["--preset", "25m", "-h"], 512), (["--help", "--preset=5m"], 256)):
+        assert main(["train", *arguments]) == 0
+        assert f"--width {width} " in capsys.readouterr().out
+
+
 def test_help_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}

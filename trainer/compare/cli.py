@@ -43,18 +43,23 @@ files and the same set. On the CPU the same plan gives the same compare.json. A 
   [settings]               of every run: see `python -m trainer train --help`; start from each field's own default, but
                            for schedule = "wsd", decay = 0.4, lr_floor = 0.02, eval_every = 0
   context = 512
-  [sizes.small]            a body, and its marks: FLOPs of training, or bytes of text
+  [sizes.small]            a body, and its marks: FLOPs of training (`flops`), or bytes of text (`bytes`)
   width = 128
-  flops = [1e14, 2e14]
+  flops = [1e14, 2e14]     `seeds` here: the only ones of the arms' seeds
   [arms.bytes]             a recipe: settings over those above; `seeds`, `sizes`, `flops`, `bytes` restrict it
   mode = "bytes"
   [arms.proxy]
   views = "sentencepiece"
   anneal = 0.5
-  [views.neural]           what encoding costs: FLOPs a byte of text, or the preset of the codec's LM
-  encode = "lm-3m"
-  [machine]                for hours
+  [views.sentencepiece]    what is known of a view without a set, for --dry-run; and with one, what encoding costs:
+  alphabet = 2048          `encode`, FLOPs a byte of text or the preset of the codec's LM ("lm-3m")
+  bytes_per_symbol = 2.4
+  [machine]                for hours: FLOPs a second, and the part of them that training gets
+  name = "two cores"
   flops_per_second = 1e11
+  mfu = 1.0
+
+At the top also: against = "bytes" (the arm that others are held against), shards = "SET".
 
   python -m trainer compare plans/smoke.toml --shards data/stdlib
   while python -m trainer compare plans/cpu.toml --limit-seconds 3300; [ $? = 3 ]; do :; done
@@ -87,6 +92,9 @@ def main(arguments: list[str], newest_set: Callable[[], Path]) -> int:
     wanted = wanted_runs(plan, shards)
     views = check_views(plan, wanted, shards)
     check_codecs(wanted, shards)
+    for name, view in views.items():
+        if (stated := plan.views.get(name)) and stated.alphabet not in (0, view.alphabet):
+            _say(f"note: view {name} of {shards} has {view.alphabet:,} symbols, the plan states {stated.alphabet:,}")
     if options["png"]:
         require_matplotlib()  # rather than after hours of training
     _say(f"{plan.name}: {len(wanted)} runs on {shards}, into {out}")
