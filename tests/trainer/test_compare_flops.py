@@ -8,7 +8,7 @@ import pytest
 
 from shards.reader import ShardSet
 from tests.trainer.loading import loader_of
-from trainer.compare.flops import Work, flops_of, forward_flops_per_byte, total_flops, work_of
+from trainer.compare.flops import Work, flops_of, forward_flops_per_byte, raw_share, total_flops, work_of
 from trainer.compare.solve import estimate, run_of, solve
 from trainer.config import Config, make_config
 from trainer.mixture import open_mixture
@@ -40,6 +40,9 @@ def test_flops_of_a_plan_made_by_hand(tiny_config: Config) -> None:
     assert found["attention"] == 3 * (2 + 2) * (2 * 16) * 118 * 2  # scores and sums over values, 2 heads, 2 layers
     assert found["heads"] == 3 * 2 * 32 * (11 * 320 + 8 * 576)
     assert total_flops(tiny_config, TABLES, work) == sum(found.values())
+    raw = (found["body"] + found["attention"]) * 11 / 19 + 3 * 2 * 32 * 11 * 320
+    assert raw_share(tiny_config, TABLES, work) == pytest.approx(raw / sum(found.values()))
+    assert raw_share(tiny_config, TABLES[:1], work_of(pieces_PK[:1], 16, 0)) == 1
     assert work_of(pieces_PK[:0], 16, 1).positions == 0
 
 

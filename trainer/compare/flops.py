@@ -9,7 +9,7 @@ Legend: P pieces, K fields of a piece, S stretches (what may see one another), V
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,6 +74,18 @@ def flops_of(config: Config, tables: Sequence[int], work: Work) -> dict[str, int
 def total_flops(config: Config, tables: Sequence[int], work: Work) -> int:
     """Their sum."""
     return sum(flops_of(config, tables, work).values())
+
+
+def raw_share(config: Config, tables: Sequence[int], work: Work) -> float:
+    """The part of the FLOPs that raw bytes take: their heads, and of body and attention their share of the targets."""
+    only_V = work.symbols_V.copy()
+    only_V[1:] = 0
+    found, alone = (
+        flops_of(config, tables, replace(work, symbols_V=symbols_V)) for symbols_V in (work.symbols_V, only_V)
+    )
+    shared = found["body"] + found["attention"]
+    raw = shared * int(only_V[0]) / int(work.symbols_V.sum()) + sum(alone.values()) - shared
+    return raw / sum(found.values())
 
 
 def forward_flops_per_byte(preset: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.baselines import FILE as BASELINES
 from trainer.compare.driver import FIGURES, RESULT, TRANSLATE, VIEWS, Run, read_json
-from trainer.compare.flops import flops_of
+from trainer.compare.flops import flops_of, raw_share
 from trainer.compare.plan_file import UNITS, PlanFile
 from trainer.counts import count_parameters
 
@@ -46,6 +46,7 @@ def _row(plan: PlanFile, run: Run) -> dict[str, Any]:
         "run": run.folder.name, "size": wanted.size, "arm": wanted.arm, "seed": wanted.seed, "unit": wanted.unit,
         "mark": wanted.mark, "steps": run.config.steps, "flops": run.solved.flops,
         "flops_by_part": flops_of(run.config, run.tables, work), "encode_flops": round(encode),
+        "raw_share": raw_share(run.config, run.tables, work),
         "parameters": count_parameters(run.config, run.tables), "raw_bpb": result.get("raw_bpb"),
         "view_bpb": {view: views[view] for view in wanted.views}, "translation": told,
         "val_bytes": result.get("val_bytes"), "symbols": symbols, "bytes_of_text": text, "data": dict(run.digests),
@@ -111,7 +112,7 @@ def _group(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]])
         view: {name: _mean(each[view][name] for each in told if view in each) for name in FIGURES}
         for view in dict.fromkeys(view for each in told for view in each)
     }
-    for name in ("steps", "flops", "encode_flops"):
+    for name in ("steps", "flops", "encode_flops", "raw_share"):
         body[name] = _mean(row[name] for row in mine)
     body["body_parameters"] = mine[0]["parameters"]["body"]
     for name in ("symbols", "bytes_of_text"):
@@ -150,6 +151,7 @@ def table_rows(body: Mapping[str, Any], unit: str, times: Mapping[str, float]) -
             shown["worth"] = (
                 f"{group['compute_gain_is'].strip('=')}{group['compute_gain']:.2f}x" if "compute_gain" in group else ""
             )
+        shown["on raw"] = f"{group['raw_share']:.1%}"
         shown["view BPB"] = ", ".join(f"{name} {bpb:.4f}" for name, bpb in group["view_bpb"].items())
         if any(each["translation"] for each in body["groups"]):
             told = group["translation"].items()
@@ -192,8 +194,9 @@ NOTE = (
     "BPB: bits per held-out raw byte, mean over seeds ± half of their range, as bars in pictures show; with * of the "
     "compressed view, by a model that reads no raw bytes. Below 0% is better than the arm held against, over the seeds "
     "that both have; ranges are apart where every seed of one is better than every seed of the other. Worth: the "
-    "mark that the arm held against needs for the same BPB, read off its own marks, over this one. FLOPs: training "
-    "alone, by formula; codec FLOPs: what encoding the text of the views cost on top. A pair's text counts in both "
+    "mark that the arm held against needs for the same BPB, read off its own marks, over this one. On raw: the part of "
+    "the FLOPs that raw bytes took; a recipe that is worth no more than that had nothing of its symbols. FLOPs: of "
+    "training alone, by formula; codec FLOPs: what encoding the text of the views cost on top. A pair's text counts in both "
     "views. Translated: the share of held-out segments, of 32 bytes or more, that greedy decoding writes without an "
     "error when it has read them in the view, and what it needs in bits per byte against reading them alone."
 )
