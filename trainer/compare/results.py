@@ -192,11 +192,12 @@ def markdown(body: Mapping[str, Any], times: Mapping[str, float]) -> str:
 
 NOTE = (
     "BPB: bits per held-out raw byte, mean over seeds ± half of their range, as bars in pictures show; with * of the "
-    "compressed view, by a model that reads no raw bytes. Below 0% is better than the arm held against, over the seeds "
-    "that both have; ranges are apart where every seed of one is better than every seed of the other. Worth: the "
-    "mark that the arm held against needs for the same BPB, read off its own marks, over this one. On raw: the part of "
-    "the FLOPs that raw bytes took; a recipe that is worth no more than that had nothing of its symbols. FLOPs: of "
-    "training alone, by formula; codec FLOPs: what encoding the text of the views cost on top. A pair's text counts in both "
-    "views. Translated: the share of held-out segments, of 32 bytes or more, that greedy decoding writes without an "
-    "error when it has read them in the view, and what it needs in bits per byte against reading them alone."
+    "compressed view, by a model that reads no raw bytes. Below 0% is better than the arm held against, over the "
+    "seeds that both have; ranges are apart where every seed of one is better than every seed of the other. Worth: "
+    "the mark that the arm held against needs for the same BPB, read off its own marks, over this one. On raw: the "
+    "part of the FLOPs that raw bytes took; a recipe that is worth no more than that had nothing of its symbols. "
+    "FLOPs: of training alone, by formula; codec FLOPs: what encoding the text of the views cost on top. A pair's "
+    "text counts in both views. Translated: the share of held-out segments, of 32 bytes or more, that greedy decoding "
+    "writes without an error when it has read them in the view, and what it needs in bits per byte against reading "
+    "them alone."
 )
