@@ -8,6 +8,7 @@ Legend: R rows, T inputs, N bytes, L layers, H heads, D width of a head.
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ give the ranges of values and the thresholds of segments; as many of val show wh
 
 MEANS = (3, 4, 5, 6, 8, 10, 12, 16, 24)  # bytes of a segment that thresholds are fitted for
 LONGEST_SAMPLE = 16 << 10  # bytes of a document that a sample takes
+BLOCKS_AT_ONCE = 64  # between two looks at the clock
+PROGRESS_SECONDS = 10.0
 
 
 def main(arguments: list[str]) -> int:
@@ -87,9 +90,9 @@ def make_artifact(run: Path, shards: str, out: Path, sample_bytes: int) -> dict[
     reader = for_encoding(lm)  # the same integers on a GPU, sooner
     with one_thread():
         ends = np.cumsum([len(block) for block in train])
-        entropies = np.split(reader.read_blocks(train).entropy_N, ends[:-1])
+        entropies = np.split(read(reader, train, "train").entropy_N, ends[:-1])
         thresholds = {str(mean): list(fit_thresholds(entropies, mean)) for mean in MEANS}
-        found = reader.read_blocks(val)
+        found = read(reader, val, "val")
     size = sum(map(len, val))
     bits = float(-np.log2(np.maximum(found.share_N, 2.0**-8) / found.total_N).sum()) / max(size, 1)
     _, float_bits = float_pass(model, val)
@@ -120,6 +123,19 @@ def sample(split: Any, block: int, size: int) -> list[np.ndarray]:
         if size <= 0:
             break
     return found
+
+
+def read(reader: Any, blocks: Sequence[np.ndarray], split: str) -> Any:
+    """The reader's predictions of all bytes of the blocks, told of now and then: an LM of 40M takes minutes."""
+    from shards.codecs.neural.lm import Predictions
+
+    done, told, size = list[Any](), time.monotonic(), sum(map(len, blocks))
+    for at in range(0, len(blocks), BLOCKS_AT_ONCE):
+        done.append(reader.read_blocks(blocks[at : at + BLOCKS_AT_ONCE]))
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            print(f"{split}: {sum(len(one.entropy_N) for one in done):,} of {size:,} bytes", flush=True)
+    return Predictions(*map(np.concatenate, zip(*done, strict=True))) if done else Predictions.empty(0)
 
 
 def weights_of(model: Any) -> dict[str, np.ndarray]:
