@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cleaning.options import add_flags, parse_cleaning, print_rules
-from pipeline.flags import fault_flags, input_flags, reuse_flags, smaller_flags
+from pipeline.flags import fault_flags, input_flags, reuse_flags, smaller_flags, workers
 from pipeline.set_commands import add_commands, run_command
 from shards.cli import run
 from shards.errors import ByteproxyError
@@ -42,7 +42,8 @@ examples:
   python -m pipeline build ~/src --workers 8 --dry-run
   python -m pipeline build ~/src --languages "python c" --exclude vendor --exclude '*_pb2.py'
   python -m pipeline build more.jsonl --out data/more --codecs-from data/linux
-  python -m pipeline build ~/src --clean --rule longest-line=500 --no-rule bytes --licences permissive
+  python -m pipeline build ~/src --clean --rule longest-line=500 --no-rule bytes
+  python -m pipeline build code.jsonl.gz --clean --licences "permissive none"
 
 A build that was stopped goes on when it is started again. A set that is there already is left alone.
 The view neural is encoded on a CUDA device where there is one, to the same symbols; the environment's
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("rules", help="show the rules of cleaning: what they measure, limits, where published")
+    commands.add_parser("codecs", help="show the codecs that views are made by, with their options")
     _report_command(commands)
     flags = commands.add_parser(
         "build",
@@ -76,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
         "--views",
         default="",
         metavar='"A B"',
-        help='compressed views, each [NAME=]CODEC[:OPTION=VALUE,...] (default: "sentencepiece gzip zstd brotli")',
+        help="compressed views, each [NAME=]CODEC[:OPTION=VALUE,...], as `python -m pipeline codecs` shows (default: "
+        '"sentencepiece gzip zstd brotli")',
     )
     reuse_flags(add)
     add(
@@ -138,6 +141,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _print_codecs() -> int:
+    from shards.codecs import described
+
+    print(f"A view is [NAME=]CODEC[:OPTION=VALUE,...], as in small=sentencepiece:vocab=4096. Codecs:\n\n{described()}")
+    return 0
+
+
 def _report_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The command that shows a set's report."""
     from pipeline.reporting.report_fields import FIELDS
@@ -163,10 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.ERROR)  # importing Beam warns of what we do not use
     top = parser()
     flags, others = top.parse_known_args(given)
-    if flags.command == "rules":
+    if flags.command in ("rules", "codecs"):
         if others:
-            raise ByteproxyError(f"rules takes no arguments, {others[0]!r} found")
-        return print_rules()
+            raise ByteproxyError(f"{flags.command} takes no arguments, {others[0]!r} found")
+        return print_rules() if flags.command == "rules" else _print_codecs()
     if flags.command == "report":
         from pipeline.reporting.render import render
         from pipeline.running.storage import location
@@ -218,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cleaning=parse_cleaning(flags),
         block_bytes=parse_bytes(flags.block_bytes),
         check=flags.check,
-        workers=flags.workers if flags.workers is not None else len(os.sched_getaffinity(0)),
+        workers=workers(flags.workers),
         runner=flags.runner,
         beam_args=tuple(others),
     )

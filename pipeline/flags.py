@@ -1,6 +1,14 @@
 """The flags of a build, in groups."""
 
+import os
 from collections.abc import Callable
+
+
+def workers(asked: int | None) -> int:
+    """As many as were asked for, else one for each CPU that is free to us."""
+    if asked is not None:
+        return asked
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def input_flags(add: Callable[..., object]) -> None:

@@ -2,12 +2,11 @@
 
 import argparse
 import difflib
-import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
+from pipeline.flags import workers
 from shards.errors import ByteproxyError
-from shards.store import is_remote
+from shards.store import local_folder
 
 ADD_VIEW = """\
 Add a view to a set that is there, reading the set only: the corpus is not needed. Documents, their order and their
@@ -25,7 +24,7 @@ since (merge), the sample is that of the documents that are there.
 """
 ADD_VIEW_EXAMPLES = """\
 examples:
-  python -m pipeline add-view data/linux --view brotli:level=9
+  python -m pipeline add-view data/linux --view brotli9=brotli:level=9
   python -m pipeline add-view data/linux --view "small=sentencepiece:vocab=4096" --view zstd:dictionary=112K
   python -m pipeline add-view data/more --view sentencepiece --codecs-from data/linux     one alphabet for both
   python -m pipeline add-view data/linux --prune                                          remove what is not needed
@@ -72,13 +71,13 @@ examples:
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add these commands to the command line."""
     add = _command(commands, "add-view", "add a view to a set, reading the set only", ADD_VIEW, ADD_VIEW_EXAMPLES)
-    add("set", metavar="SET", type=_folder, help="the folder of a shard set")
+    add("set", metavar="SET", type=local_folder, help="the folder of a shard set")
     add(
         "--view",
         action="append",
         default=[],
         metavar="VIEW",
-        help="[NAME=]CODEC[:OPTION=VALUE,...]; may be repeated, or hold several, separated by blanks",
+        help="[NAME=]CODEC[:OPTION=VALUE,...], see `codecs`; may be repeated, or hold several, separated by blanks",
     )
     add(
         "--codecs-from",
@@ -101,14 +100,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     _running(add)
     add = _command(commands, "merge", "join sets that have the same codecs", MERGE, MERGE_EXAMPLES)
-    add("sets", metavar="SET", type=_folder, nargs="+", help="folders of shard sets")
-    add("--out", metavar="DIR", type=_folder, required=True, help="where the joined set goes: a folder")
+    add("sets", metavar="SET", type=local_folder, nargs="+", help="folders of shard sets")
+    add("--out", metavar="DIR", type=local_folder, required=True, help="where the joined set goes: a folder")
     for name, what in (("shard", "text a shard file"), ("row-group", "values a row group")):
         add(f"--{name}-bytes", metavar="SIZE", help=f"{what} (default: as the sets were built with, the largest)")
     _running(add)
 
     add = _command(commands, "stability", "how much of a view a small edit changes", STABILITY, STABILITY_EXAMPLES)
-    add("set", metavar="SET", type=_folder, help="the folder of a shard set")
+    add("set", metavar="SET", type=local_folder, help="the folder of a shard set")
     add("--views", default="", metavar='"A B"', help="of its views these (default: all)")
     add("--documents", type=int, default=200, metavar="N", help="documents to edit (default: 200)")
     add("--seed", type=int, default=0, metavar="N", help="of the choice and the edits (default: 0)")
@@ -131,8 +130,7 @@ def _stability(flags: argparse.Namespace) -> int:
     for name in ("documents", "workers"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise ByteproxyError(f"--{name}: {getattr(flags, name)} found, 1 or more expected")
-    workers = flags.workers if flags.workers is not None else len(os.sched_getaffinity(0))
-    return stability(flags.set, flags.views.split(), flags.documents, flags.seed, workers)
+    return stability(flags.set, flags.views.split(), flags.documents, flags.seed, workers(flags.workers))
 
 
 def _merge(flags: argparse.Namespace) -> int:
@@ -146,7 +144,7 @@ def _merge(flags: argparse.Namespace) -> int:
             shard_bytes=parse_bytes(flags.shard_bytes) if flags.shard_bytes else None,
             row_group_bytes=parse_bytes(flags.row_group_bytes) if flags.row_group_bytes else None,
             block_bytes=parse_bytes(flags.block_bytes),
-            workers=flags.workers if flags.workers is not None else len(os.sched_getaffinity(0)),
+            workers=workers(flags.workers),
         )
     )
 
@@ -158,7 +156,7 @@ def _add_view(flags: argparse.Namespace) -> int:
 
     text = " ".join(flags.view)
     if not text.strip() and not flags.prune:
-        raise ByteproxyError("no view asked for: give --view, as in --view brotli:level=9 (or --prune)")
+        raise ByteproxyError("no view asked for: give --view, as in --view brotli9=brotli:level=9 (or --prune)")
     chosen = choose_views(text, flags.codecs_from) if text.strip() else Chosen((), ())
     config = AddConfig(
         folder=flags.set,
@@ -168,18 +166,10 @@ def _add_view(flags: argparse.Namespace) -> int:
         sample_bytes=parse_bytes(flags.sample_bytes) if flags.sample_bytes else None,
         block_bytes=parse_bytes(flags.block_bytes),
         check=flags.check,
-        workers=flags.workers if flags.workers is not None else len(os.sched_getaffinity(0)),
+        workers=workers(flags.workers),
         prune=flags.prune,
     )
     return add_view(config)
-
-
-def _folder(text: str) -> Path:
-    if is_remote(text):
-        raise ByteproxyError(
-            f"{text}: a set in a folder is expected; copy it to this machine, and back, its manifest last"
-        )
-    return Path(text).expanduser()
 
 
 def _command(

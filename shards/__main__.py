@@ -1,9 +1,9 @@
 """`python -m shards`: verify a set, or look into it."""
 
 import argparse
-from pathlib import Path
 
 from shards.cli import run
+from shards.store import local_folder
 
 _EPILOG = """examples:
   python -m shards verify data/stdlib                    check every byte, decode every lossless view
@@ -22,10 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{verify,inspect}")
     verify = verbs.add_parser("verify", help="check checksums, ids, anchors and digests; decode the lossless views")
-    verify.add_argument("folder", type=Path, help="the shard set")
+    verify.add_argument("folder", type=local_folder, help="the folder of a shard set")
     verify.add_argument("--decode", type=float, default=1.0, metavar="SHARE", help="share of documents decoded (1.0)")
     inspect = verbs.add_parser("inspect", help="what is in a set, or one document with its views side by side")
-    inspect.add_argument("folder", type=Path, help="the shard set")
+    inspect.add_argument("folder", type=local_folder, help="the folder of a shard set")
     inspect.add_argument("--document", metavar="N|ID", help="a document's number or its id in hex")
     inspect.add_argument("--split", choices=("train", "val"), help="where to look for it (train; for an id: both)")
     options = parser.parse_args(argv)

@@ -65,6 +65,15 @@ def is_remote(location: str | Path) -> bool:
     return scheme is not None and scheme[1].lower() != "file"
 
 
+def local_folder(text: str) -> Path:
+    """The folder that a command line names, for what works on folders alone. Raises ByteproxyError on a URL."""
+    if is_remote(text):
+        raise ByteproxyError(
+            f"{text}: a set in a folder is expected; copy it to this machine, and if it is changed back, manifest last"
+        )
+    return Path(text.removeprefix("file://")).expanduser()
+
+
 def open_store(location: str | Path, cache: Path | None = None, cache_bytes: int = 0) -> Store:
     """A folder's store, or that of a URL like `s3://bucket/set`, its files kept in `cache`, at most `cache_bytes`.
 

@@ -96,8 +96,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--licences",
         default="",
         metavar='"A B"',
-        help="keep only documents under these (mit apache-2.0 ...); `permissive`: the list that "
-        "`python -m pipeline rules` shows; `none`: those whose licence is not known",
+        help="keep only documents under these (mit apache-2.0 ...), as JSONL and Parquet name them; `permissive`: the "
+        "list that `python -m pipeline rules` shows; `none`: those whose licence is not known, as all of a folder",
     )
     add(
         "--scrub",

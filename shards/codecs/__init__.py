@@ -12,7 +12,7 @@ from shards.codecs.base import Codec, Encoded, nearest, read_description
 from shards.errors import ByteproxyError
 from shards.schema import is_view_name
 
-__all__ = ["Codec", "Encoded", "ViewSpec", "codec_class", "load_codec", "parse_view"]
+__all__ = ["Codec", "Encoded", "ViewSpec", "codec_class", "described", "load_codec", "parse_view"]
 
 ENTRY_POINTS = "byteproxy.codecs"
 
@@ -53,6 +53,32 @@ def codec_class(kind: str) -> type[Codec]:
     if not (isinstance(found, type) and issubclass(found, Codec)):
         raise ByteproxyError(f"entry point {kind!r} of {ENTRY_POINTS}: found {found!r}, expected a Codec class")
     return found
+
+
+def described() -> str:
+    """Every kind that is installed: what it is, its options with their defaults and what else they take."""
+    found = []
+    for kind in (*_BUILT_IN, *sorted(point.name for point in entry_points(group=ENTRY_POINTS))):
+        try:
+            codec = codec_class(kind)
+        except ByteproxyError as error:
+            found.append(f"{kind}\n  {error}")
+            continue
+        text = (codec.__doc__ or "").split("\n\n")[0]
+        found.append("\n  ".join([kind, *map(str.strip, text.strip().splitlines())]))
+        for name, default in codec.options().items():
+            value = "" if default == "" else f"={default}"
+            bare = f"; {kind}:VALUE is short for it" if name == codec.positional else ""
+            found.append(f"    {name}{value}{_allowed(codec, name)}{bare}")
+    return "\n".join(found)
+
+
+def _allowed(codec: type[Codec], option: str) -> str:
+    if option in codec.choices:
+        return f"  ({', '.join(map(str, codec.choices[option]))})"
+    if (span := codec.ranges.get(option)) is not None:
+        return f"  ({span.start:,} to {span.stop - 1:,})"
+    return ""
 
 
 def load_codec(folder: Path) -> Codec:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from shards.codecs import ViewSpec, codec_class, parse_view
+from shards.codecs import ViewSpec, codec_class, described, parse_view
 from shards.errors import ByteproxyError
 
 
@@ -96,3 +96,16 @@ def test_another_package_adds_a_codec_by_entry_point(tmp_path_factory: pytest.Te
     )
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert "expected a Codec class" in run.stdout
+
+
+def test_every_codec_is_described_with_all_its_options_and_what_they_take() -> None:
+    kinds = ("sentencepiece", "gzip", "zstd", "brotli", "neural", "ngram")
+    shown = described().splitlines()
+    for kind, after in zip(kinds, [*kinds[1:], None], strict=True):
+        lines = shown[shown.index(kind) : shown.index(after) if after else None]
+        codec = codec_class(kind)
+        for option, default in codec.options().items():
+            start = f"    {option}={default}  (" if default != "" else f"    {option};"
+            (line,) = [line for line in lines if line.startswith(start)]
+            assert option not in codec.ranges or f"{codec.ranges[option].stop - 1:,})" in line
+            assert all(str(value) in line for value in codec.choices.get(option, ()))
