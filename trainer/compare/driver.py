@@ -265,4 +265,5 @@ def _left(runs: Sequence[Run], rate: float, jobs: int) -> str:
         rate = jobs * sum(flops for flops, _ in done) / seconds
     flops = sum(run.solved.flops for run in waiting)
     hours = f", about {flops / rate / 3600:.2f} h of training" if rate else ""
-    return f"{len(waiting)} {"is" if len(waiting) == 1 else "are"} left, {flops:.3g} FLOPs{hours}"
+    verb = "is" if len(waiting) == 1 else "are"
+    return f"{len(waiting)} {verb} left, {flops:.3g} FLOPs{hours}"
