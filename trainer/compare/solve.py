@@ -48,26 +48,38 @@ def run_of(config: Config, mixture: Mixture, tables: Sequence[int]) -> Solved:
 
 
 def solve(config: Config, mixture: Mixture, tables: Sequence[int], unit: str, mark: float) -> Solved:
-    """The run whose FLOPs, or bytes of text, lie nearest to `mark`: within one step and a quarter of it, or
-    ByteproxyError."""
+    """The run whose FLOPs, or bytes of text, lie nearest to `mark`: within one step, or as near as steps can come where
+    one more begins a costlier phase later; and within a quarter of the mark. Else ByteproxyError."""
     found: dict[int, Solved] = {}
+
+    def measure(steps: int) -> int:
+        if steps not in found:
+            found[steps] = run_of(dataclasses.replace(config, steps=steps), mixture, tables)
+        return found[steps].measure(unit)
+
     steps = PROBE
     for _ in range(TRIES):
         if steps in found:
             break
-        found[steps] = run_of(dataclasses.replace(config, steps=steps), mixture, tables)
-        step = found[steps].measure(unit) / steps
+        step = measure(steps) / steps
         if not step:
             raise ByteproxyError(f"{unit} of {steps} steps: 0 found; has the set any text?")
-        steps = max(1, steps + round((mark - found[steps].measure(unit)) / step))
-    best = min(found.values(), key=lambda run: (abs(run.measure(unit) - mark), run.steps))
-    step = best.measure(unit) / best.steps
-    if abs(best.measure(unit) - mark) > min(step, mark / 4):
+        steps = max(1, steps + round((mark - measure(steps)) / step))
+    best = min(found, key=lambda steps: (abs(measure(steps) - mark), steps))
+    missed = abs(measure(best) - mark)
+    if missed > measure(best) / best:
+        towards = 1 if measure(best) < mark else -1
+        ends = [best, best]  # neighbours, the mark between them at last
+        while len(found) < 2 * TRIES and ends[1] + towards > 0 and (measure(ends[1]) - mark) * towards < 0:
+            ends = [ends[1], ends[1] + towards]
+        best = min(ends, key=lambda steps: abs(measure(steps) - mark))
+        missed = abs(measure(best) - mark) if (measure(ends[1]) - mark) * towards >= 0 else mark
+    if missed > mark / 4:
         raise ByteproxyError(
-            f"{best.measure(unit):.4g} {unit} of {best.steps} steps found, {mark:.4g} expected, within a step of "
-            f"{step:.3g}. Give a larger mark, or smaller batches"
+            f"{measure(best):.4g} {unit} of {best} steps found, {mark:.4g} expected. "
+            "Give a larger mark, or smaller batches"
         )
-    return best
+    return found[best]
 
 
 class Known:
