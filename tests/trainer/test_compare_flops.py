@@ -94,6 +94,25 @@ def test_solved_steps_end_within_one_step_of_the_mark(mode: str, unit: str, tiny
         assert abs(solved.measure(unit) - mark) <= solved.measure(unit) / solved.steps
 
 
+def test_a_mark_that_falls_into_a_costlier_step_is_solved_by_a_neighbour_of_it(tiny_config: Config) -> None:
+    """Of a head of 60,000 rows a step costs several times the mean: one more of these passes many marks at once."""
+    config = dataclasses.replace(tiny_config, views="sentencepiece", translation=0.0, rate=1.0, anneal=0.7)
+    mixture, tables = open_mixture(config), [320, 60_000]
+
+    def flops(steps: int) -> int:
+        return run_of(dataclasses.replace(config, steps=steps), mixture, tables).flops
+
+    costs = {steps: flops(steps) for steps in range(30, 42)}
+    jumps = {steps: costs[steps + 1] - costs[steps] for steps in range(30, 41)}
+    steps = max(jumps, key=jumps.__getitem__)
+    assert jumps[steps] > 2.5 * costs[steps] / steps
+    for share in (0.1, 0.45, 0.55, 0.9):
+        mark = costs[steps] + share * jumps[steps]
+        solved = solve(config, mixture, tables, "flops", mark)
+        assert solved.flops == flops(solved.steps)
+        assert abs(solved.flops - mark) <= min(share, 1 - share) * jumps[steps] + costs[steps] / steps
+
+
 def test_a_neural_codec_costs_its_forward_pass() -> None:
     config = make_config({"preset": "lm-3m"})
     weights = config.layers * (4 * config.width**2 + 3 * config.width * config.mlp)
